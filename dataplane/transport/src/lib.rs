@@ -1,1 +1,39 @@
-//! See the crate description in Cargo.toml.
+//! Caplane's transport: authenticated QUIC connections over one UDP socket.
+//!
+//! An [`Endpoint`] owns one socket and every connection of one worker, runs on one thread and is driven by four calls:
+//! [`Endpoint::wait`], [`Endpoint::receive`], [`Endpoint::next_event`] and [`Endpoint::flush`]. It knows identities,
+//! streams, lanes and datagrams; it refuses to know labels, tenants, routes or what a message means. Of a message it reads
+//! the length only, and only when a slab is nearly full.
+//!
+//! The tick of a worker:
+//!
+//! ```no_run
+//! # fn tick(endpoint: &mut caplane_transport::Endpoint) -> std::io::Result<()> {
+//! use std::time::Instant;
+//! endpoint.wait(None)?;
+//! let now = Instant::now(); // the one clock read of the tick
+//! endpoint.receive(now)?;
+//! while let Some(event) = endpoint.next_event() {
+//!     // act on the event: consume lanes, queue sends
+//! #   drop(event);
+//! }
+//! endpoint.flush(now)?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod config;
+mod counters;
+mod credentials;
+mod endpoint;
+mod error;
+mod event;
+
+pub use config::EndpointConfig;
+pub use counters::Counters;
+pub use credentials::{Credentials, CredentialsError, TrustBundle};
+pub use endpoint::{Endpoint, Waker};
+pub use error::{DatagramRefused, EndpointError, RefuseReason, SendError};
+pub use event::{BulkRx, BulkTx, CloseCause, Event, LaneRx, LaneTx, PeerId};
+
+pub use caplane_wire::TrafficClass;
