@@ -1,1 +1,4 @@
-//! See the crate description in Cargo.toml.
+//! What the `caplane` command is made of, as a library, so that end-to-end
+//! tests start the same fabric and issue the same certificates.
+
+pub mod pki;
