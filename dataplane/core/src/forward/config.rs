@@ -1,0 +1,61 @@
+//! Capacities of a forwarder, each with its derivation. Refuses to know where they were configured.
+
+/// Capacities of one worker's forwarder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwarderConfig {
+    /// Number of the worker this forwarder runs on; peers of other workers are reached by rings (later).
+    pub worker: u8,
+    /// Largest charge of one egress queue (peer x traffic class), bytes.
+    ///
+    /// Default 4 MiB: 10 Gb/s (1.25 GB/s) for 3.3 ms, several ticks of a busy worker (tens of
+    /// microseconds each) and a round trip within a site; 64 messages of the largest lane size.
+    pub queue_bytes_max: usize,
+    /// Largest charge of all queues of the worker together, bytes.
+    ///
+    /// Default 256 MiB: 64 full queues. Below it each queue may use at most what is still free
+    /// (dynamic threshold, factor 1), so one slow receiver never takes more than half.
+    pub queue_total_bytes_max: usize,
+    /// What a queue may always hold, however full the budget is, bytes.
+    ///
+    /// Default 128 KiB: two messages of the largest lane size, so that a blocking sender always makes
+    /// progress.
+    pub queue_bytes_floor: usize,
+    /// Charge above which a queue counts as backlogged: small messages that would newly pin a slab
+    /// are copied out from here on.
+    ///
+    /// Default 256 KiB: a queue that drains every tick stays below (1.25 GB/s x 200 us).
+    pub backlog_bytes: usize,
+    /// Size of the transport's slabs, bytes: what one slice may pin.
+    pub slab_bytes: usize,
+    /// Largest bulk message, header included, bytes (issue default 16 MiB).
+    pub bulk_message_bytes_max: u64,
+    /// Egress lanes per peer and traffic class.
+    ///
+    /// Default 4: a lost packet stalls a quarter of the ingress lanes, and streams stay few.
+    pub lanes_per_class: u32,
+    /// Notices a second made because of one ingress instance; ten times that for a neighbour,
+    /// which stands for many sources.
+    pub notices_per_second: u32,
+    /// Notices made at once after a pause.
+    pub notice_burst: u32,
+    /// Seed of the choices that are not by flow (least-queued of two).
+    pub seed: u64,
+}
+
+impl Default for ForwarderConfig {
+    fn default() -> Self {
+        ForwarderConfig {
+            worker: 0,
+            queue_bytes_max: 4 << 20,
+            queue_total_bytes_max: 256 << 20,
+            queue_bytes_floor: 128 << 10,
+            backlog_bytes: 256 << 10,
+            slab_bytes: 256 << 10,
+            bulk_message_bytes_max: 16 << 20,
+            lanes_per_class: 4,
+            notices_per_second: 1_000,
+            notice_burst: 200,
+            seed: 0x0ca9_1a7e,
+        }
+    }
+}
