@@ -14,14 +14,16 @@
 mod command;
 mod conditions;
 mod counters;
+mod handle;
 mod lane;
 mod relay;
+mod socket;
 
 pub use command::{Command, CommandError, Scope};
 pub use conditions::Conditions;
 pub use counters::{Counters, DirectionCounters};
+pub use handle::{ImpairError, Impairer};
 pub use lane::{Fate, Lane, Loss, Wire};
-pub use relay::{ImpairError, Impairer};
 
 use std::net::SocketAddr;
 

@@ -1,20 +1,20 @@
-//! Sockets, the thread that serves them, and the handle that steers it.
+//! The thread that relays.
 //!
-//! One thread: readiness from epoll, packets judged in order of arrival,
+//! One thread for all clients: readiness from epoll, packets judged in order of arrival,
 //! those with a time to wait kept in a heap. Waiting is rounded up to
 //! milliseconds (epoll's unit), so a delay is met to within about 1 ms.
 
-use super::command::{Command, Scope};
+use super::handle::Shared;
+use super::socket::{bind, dropped_on};
 use super::{Conditions, Counters, Direction, Fate, ImpairConfig, Lane, Loss, Wire};
 use mio::net::UdpSocket;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 const WAKE: Token = Token(0);
@@ -25,229 +25,8 @@ const UPSTREAM: usize = 2;
 const PACKET_MAX: usize = 65_536;
 /// Packets read from one socket before the others get their turn.
 const BURST: usize = 64;
-/// Asked of the kernel for each socket; it grants what `net.core.rmem_max`
-/// allows. 4 MiB holds a burst of some 1,800 packets of 1,350 bytes.
-const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Packet buffers kept for reuse.
 const SPARE_BUFFERS: usize = 4096;
-
-/// Why a relay could not start or stopped early.
-#[derive(Debug, thiserror::Error)]
-pub enum ImpairError {
-    /// The sockets could not be set up.
-    #[error("impairer: cannot listen on {address}: {cause}; choose another address or port 0")]
-    Listen {
-        /// What was asked for.
-        address: SocketAddr,
-        /// What the system said.
-        cause: io::Error,
-    },
-    /// Listener and target must be of one address family.
-    #[error("impairer: {listen} cannot relay to {target}: use one address family for both")]
-    Family {
-        /// Where clients send.
-        listen: SocketAddr,
-        /// Where packets go.
-        target: SocketAddr,
-    },
-    /// The relay's own machinery failed.
-    #[error("impairer: {0}")]
-    Io(#[from] io::Error),
-    /// The relay's thread panicked.
-    #[error("impairer: the relay thread panicked")]
-    Panicked,
-}
-
-/// A running relay. Dropping it stops it.
-#[derive(Debug)]
-pub struct Impairer {
-    shared: Arc<Shared>,
-    local_addr: SocketAddr,
-    seed: u64,
-    thread: Option<JoinHandle<io::Result<()>>>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    control: Mutex<Control>,
-    applied: Condvar,
-    waker: Waker,
-    version: AtomicU64,
-    stop: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Control {
-    conditions: [Conditions; 2],
-    rebinds: u64,
-    version: u64,
-    version_applied: u64,
-    ended: bool,
-    counters: Counters,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Control> {
-        // Plain values: a panicking thread leaves nothing half-done in them.
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Impairer {
-    /// Binds and starts a relay.
-    ///
-    /// # Errors
-    /// [`ImpairError::Listen`] or [`ImpairError::Family`] for the addresses,
-    /// [`ImpairError::Io`] when epoll or the thread is refused.
-    pub fn start(config: ImpairConfig) -> Result<Impairer, ImpairError> {
-        if config.listen.is_ipv4() != config.target.is_ipv4() {
-            return Err(ImpairError::Family {
-                listen: config.listen,
-                target: config.target,
-            });
-        }
-        let poll = Poll::new()?;
-        let mut socket = bind(config.listen).map_err(|cause| ImpairError::Listen {
-            address: config.listen,
-            cause,
-        })?;
-        let local_addr = socket.local_addr()?;
-        poll.registry()
-            .register(&mut socket, LISTEN, Interest::READABLE)?;
-        let shared = Arc::new(Shared {
-            control: Mutex::new(Control {
-                conditions: config.conditions,
-                rebinds: 0,
-                version: 0,
-                version_applied: 0,
-                ended: false,
-                counters: Counters::default(),
-            }),
-            applied: Condvar::new(),
-            waker: Waker::new(poll.registry(), WAKE)?,
-            version: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-        });
-        let seed = config.seed;
-        let relay = Relay::new(config, poll, socket, Arc::clone(&shared));
-        let thread = std::thread::Builder::new()
-            .name("impair".into())
-            .spawn(move || relay.run())?;
-        Ok(Impairer {
-            shared,
-            local_addr,
-            seed,
-            thread: Some(thread),
-        })
-    }
-
-    /// Where clients must send.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
-    }
-
-    /// The seed of this run's decisions.
-    pub fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    /// Carries out a command; a change is in force for every packet read after the return.
-    pub fn command(&self, scope: Scope, command: Command) {
-        match command {
-            Command::Quit => self.ask_to_stop(),
-            Command::Rebind => self.change(|control| control.rebinds += 1),
-            Command::Show => {}
-            _ => self.change(|control| {
-                for direction in Direction::BOTH {
-                    if scope.covers(direction) {
-                        command.apply(&mut control.conditions[direction as usize]);
-                    }
-                }
-            }),
-        }
-    }
-
-    /// Replaces the conditions of both directions.
-    pub fn set(&self, conditions: Conditions) {
-        self.change(|control| control.conditions = [conditions; 2]);
-    }
-
-    /// Nothing passes any more, in either direction. Packets already under way arrive.
-    pub fn cut(&self) {
-        self.command(Scope::Both, Command::Cut);
-    }
-
-    /// Ends a cut; other impairments stay.
-    pub fn heal(&self) {
-        self.command(Scope::Both, Command::Heal);
-    }
-
-    /// Conditions in force: `[up, down]`.
-    pub fn conditions(&self) -> [Conditions; 2] {
-        self.shared.lock().conditions
-    }
-
-    /// What was counted up to the relay's last turn.
-    pub fn counters(&self) -> Counters {
-        self.shared.lock().counters
-    }
-
-    /// Whether the relay has stopped (after [`Command::Quit`], or by an error).
-    pub fn ended(&self) -> bool {
-        self.shared.lock().ended
-    }
-
-    /// Stops the relay and returns the final counters.
-    ///
-    /// # Errors
-    /// Why the relay had ended before, if it had.
-    pub fn stop(mut self) -> Result<Counters, ImpairError> {
-        self.join()?;
-        Ok(self.counters())
-    }
-
-    fn join(&mut self) -> Result<(), ImpairError> {
-        self.ask_to_stop();
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(ended)) => Ok(ended?),
-            Some(Err(_)) => Err(ImpairError::Panicked),
-            None => Ok(()),
-        }
-    }
-
-    fn ask_to_stop(&self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        // An eventfd write fails only when its counter is full: then a wakeup is pending anyway.
-        let _ = self.shared.waker.wake();
-    }
-
-    fn change(&self, edit: impl FnOnce(&mut Control)) {
-        let mut control = self.shared.lock();
-        edit(&mut control);
-        control.version += 1;
-        let wanted = control.version;
-        self.shared.version.store(wanted, Ordering::Release);
-        self.wake();
-        while control.version_applied < wanted && !control.ended {
-            control = self
-                .shared
-                .applied
-                .wait(control)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-impl Drop for Impairer {
-    fn drop(&mut self) {
-        // Whoever wants the error calls `stop`.
-        let _ = self.join();
-    }
-}
 
 /// One client address and its upstream socket.
 struct Client {
@@ -276,7 +55,8 @@ impl Drop for Ended {
     }
 }
 
-struct Relay {
+/// The state of the relay's thread.
+pub(super) struct Relay {
     config: ImpairConfig,
     shared: Arc<Shared>,
     poll: Poll,
@@ -296,8 +76,16 @@ struct Relay {
 }
 
 impl Relay {
-    fn new(config: ImpairConfig, poll: Poll, socket: UdpSocket, shared: Arc<Shared>) -> Relay {
-        Relay {
+    /// A relay on a bound socket; `poll` already holds the waker of `shared`.
+    pub(super) fn new(
+        config: ImpairConfig,
+        poll: Poll,
+        mut socket: UdpSocket,
+        shared: Arc<Shared>,
+    ) -> io::Result<Relay> {
+        poll.registry()
+            .register(&mut socket, LISTEN, Interest::READABLE)?;
+        Ok(Relay {
             conditions: config.conditions,
             config,
             shared,
@@ -314,10 +102,16 @@ impl Relay {
             spare: Vec::new(),
             counters: Counters::default(),
             start: Instant::now(),
-        }
+        })
     }
 
-    fn run(mut self) -> io::Result<()> {
+    /// The waker to put into `Shared`.
+    pub(super) fn waker(registry: &Registry) -> io::Result<Waker> {
+        Waker::new(registry, WAKE)
+    }
+
+    /// Relays until told to stop; final counters are in `shared` then.
+    pub(super) fn run(mut self) -> io::Result<()> {
         let _ended = Ended(Arc::clone(&self.shared));
         let result = self.serve();
         self.abandon();
@@ -568,34 +362,6 @@ impl Held {
             Direction::Down
         }
     }
-}
-
-/// Adds up the last column of `/proc/net/udp` (drops) over our local ports.
-fn dropped_on(table: &str, ports: &[u16]) -> u64 {
-    let drops = |line: &str| -> Option<u64> {
-        let local = line.split_whitespace().nth(1)?;
-        let (_, port) = local.rsplit_once(':')?;
-        let port = u16::from_str_radix(port, 16).ok()?;
-        ports
-            .contains(&port)
-            .then(|| line.split_whitespace().last()?.parse().ok())?
-    };
-    table.lines().skip(1).filter_map(drops).sum()
-}
-
-/// A non-blocking UDP socket with large buffers, segmentation offload left off (the default).
-fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
-    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(UdpSocket::from_std(socket.into()))
 }
 
 #[cfg(test)]

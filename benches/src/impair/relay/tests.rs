@@ -1,3 +1,4 @@
+use super::super::{Command, Impairer, Scope};
 use super::*;
 use std::collections::HashSet;
 use std::net::UdpSocket as Plain;
