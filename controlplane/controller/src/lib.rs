@@ -1,6 +1,35 @@
-//! See the crate description in Cargo.toml.
+//! Caplane's controller: what should be, compiled into what routers forward by.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`config`] | `controller.toml`, parsed once |
+//! | [`taxonomy`], [`classify`], [`card`] | capability classes, and which of them a card's skills mean |
+//! | [`record`], [`rib`] | the desired state: what is stored, and its indexes |
+//! | [`spf`], [`compile`] | pure: desired state to table entries |
+//! | [`tables`] | the compiled tables, generations and the log of changes |
+//! | [`store`] | what survives a crash |
+//! | [`commit`] | the one writer: applies changes, stores them in groups, publishes |
+//! | [`change`] | what may be changed and when that is refused |
+//! | [`northbound`], [`southbound`], [`tls`] | the shells: orchestrators, routers, mutual TLS |
+//! | [`service`] | starts and stops all of it |
+//!
+//! It refuses to know QUIC, message bytes and what an agent says: it never sees a message.
+#![forbid(unsafe_code)]
 
 pub mod card;
+pub mod change;
 pub mod classify;
+pub mod commit;
+pub mod compile;
+pub mod config;
+pub mod convert;
+pub mod northbound;
+pub mod record;
+pub mod rib;
+pub mod service;
+pub mod southbound;
 pub mod spf;
+pub mod store;
+pub mod tables;
 pub mod taxonomy;
+pub mod tls;

@@ -1,0 +1,198 @@
+//! `controller.toml`, parsed once into types that cannot be invalid.
+//!
+//! Every default stands in [`defaults`] with its unit and reason. Knows nothing
+//! of sockets, certificates' contents or the store: files named here are read
+//! by whoever needs them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub mod defaults;
+mod raw;
+
+#[cfg(test)]
+mod tests;
+
+/// A whole, valid configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControllerConfig {
+    /// Name in logs and in `addresses.json`: 1 to 64 bytes of `[A-Za-z0-9._-]`.
+    pub name: String,
+    /// Administrative domain, as AS numbers are; 0 = the only one.
+    pub domain: u32,
+    /// TCP address for operators and orchestrators; port 0 lets the kernel choose.
+    pub listen_northbound: SocketAddr,
+    /// TCP address for routers; port 0 lets the kernel choose.
+    pub listen_southbound: SocketAddr,
+    /// Folder of `addresses.json`, and of the store unless told otherwise.
+    pub state_dir: PathBuf,
+    /// Who may use the northbound API.
+    pub operators: Vec<UriPattern>,
+    /// Taxonomy files, joined; empty = the shipped one.
+    pub taxonomy: Vec<PathBuf>,
+    /// Who this controller is and whom it believes.
+    pub credentials: CredentialsConfig,
+    /// Where the desired state is kept.
+    pub store: StoreConfig,
+    /// How long things may take.
+    pub timers: Timers,
+}
+
+/// Who this controller is and whom it believes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialsConfig {
+    /// PEM file: the controller's certificate, then its intermediates.
+    pub chain: PathBuf,
+    /// PEM file: the private key of the first certificate.
+    pub key: PathBuf,
+    /// Roots per trust domain; at least one, no domain twice.
+    pub trust: Vec<TrustRoots>,
+}
+
+/// The roots of one trust domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustRoots {
+    /// Trust domain as it stands in `spiffe://<domain>/...`.
+    pub domain: String,
+    /// PEM file of one or more root certificates.
+    pub roots: PathBuf,
+}
+
+/// Where the desired state is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The redb file.
+    pub path: PathBuf,
+    /// Changed table entries remembered for routers that come back.
+    pub change_log_entries_max: usize,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timers {
+    /// A router silent for this long loses its attachments.
+    pub router_lease: Duration,
+    /// Longest a router may take to answer a table update.
+    pub answer_timeout: Duration,
+    /// Longest a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// Longest wait for open calls to end after SIGTERM.
+    pub drain_period: Duration,
+}
+
+/// One URI, or all that begin with a text ending in `/` (written with a `*` after it).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UriPattern {
+    text: String,
+    prefix: bool,
+}
+
+impl UriPattern {
+    /// Parses `spiffe://domain/operator/ada` or `spiffe://domain/operator/*`.
+    ///
+    /// # Errors
+    /// What is wrong with the text, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (body, prefix) = match text.strip_suffix('*') {
+            Some(body) => (body, true),
+            None => (text, false),
+        };
+        if body.contains('*') {
+            return Err(format!("\"{text}\": \"*\" may stand at the end only"));
+        }
+        if prefix && !body.ends_with('/') {
+            return Err(format!("\"{text}\": \"*\" must follow a \"/\""));
+        }
+        let probe = if prefix {
+            format!("{body}x")
+        } else {
+            body.to_owned()
+        };
+        caplane_wire::PeerName::parse(&probe).map_err(|e| format!("\"{text}\": {e}"))?;
+        Ok(Self {
+            text: body.to_owned(),
+            prefix,
+        })
+    }
+
+    /// Whether `uri` is one of those meant.
+    #[must_use]
+    pub fn matches(&self, uri: &str) -> bool {
+        if self.prefix {
+            uri.len() > self.text.len() && uri.starts_with(&self.text)
+        } else {
+            uri == self.text
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read {}: {source}; name the configuration with --config", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The text is wrong.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Invalid {
+        /// The file, as the caller named it.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// Field, offending value, remedy.
+        message: String,
+    },
+}
+
+impl ControllerConfig {
+    /// Reads and checks a file; relative paths in it are taken from its folder.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: unreadable, or wrong with line and column.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a configuration's text; `path` is what errors name and relative paths start from.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        raw::parse(text, folder).map_err(|fault| {
+            let (line, column) = place(text, fault.offset);
+            ConfigError::Invalid {
+                path: path.to_owned(),
+                line,
+                column,
+                message: fault.message,
+            }
+        })
+    }
+}
+
+/// Line and column, both from 1, of a byte offset.
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let mut end = offset.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let before = &text[..end];
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
+}

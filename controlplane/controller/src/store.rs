@@ -1,0 +1,111 @@
+//! What survives a crash: one trait, so that engines can differ.
+//!
+//! A store keeps the objects of the desired state, the agents' cards, the
+//! generation, and the log of changed table entries. One [`Batch`] is one
+//! transaction: all of it is there after a crash, or none. Refuses to know what
+//! the objects mean.
+
+use std::path::PathBuf;
+
+use crate::record::{Object, ObjectKey, RecordError};
+use crate::tables::{LogRow, TableKey};
+
+mod redb;
+
+pub use redb::RedbStore;
+
+/// Everything kept but the cards.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Names this store for ever: a router's held generation means something only together with it.
+    pub store_id: String,
+    /// The newest generation; 0 = nothing was ever committed.
+    pub generation: u64,
+    /// The oldest generation that a difference can start from.
+    pub floor: u64,
+    /// What the entries were compiled by.
+    pub epoch: Epoch,
+    /// The desired state.
+    pub objects: Vec<Object>,
+    /// Rows after `floor`, generations rising.
+    pub log: Vec<LogRow>,
+}
+
+/// What must be the same for the same state to compile to the same entries.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Epoch {
+    /// [`crate::compile::COMPILER_VERSION`].
+    pub compiler: u64,
+    /// The taxonomy's version and content.
+    pub taxonomy: String,
+}
+
+/// One transaction.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The generation it makes.
+    pub generation: u64,
+    /// Objects set, or removed (`None`).
+    pub objects: Vec<(ObjectKey, Option<Object>)>,
+    /// Cards set, or removed (`None`), by agent number.
+    pub cards: Vec<(u32, Option<Vec<u8>>)>,
+    /// Entries that the generation changes.
+    pub changed: Vec<TableKey>,
+    /// Log rows up to here are forgotten.
+    pub floor: u64,
+    /// Set when it changed.
+    pub epoch: Option<Epoch>,
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The engine failed.
+    #[error("store {}: cannot {operation}: {cause}", path.display())]
+    Engine {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// What the engine said.
+        cause: String,
+    },
+    /// What is there cannot be read.
+    #[error("store {}: {cause}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// The record and the cause.
+        cause: String,
+    },
+}
+
+impl StoreError {
+    fn record(path: &std::path::Path, error: RecordError) -> Self {
+        Self::Content {
+            path: path.to_owned(),
+            cause: error.to_string(),
+        }
+    }
+}
+
+/// An engine. Calls block: the commit thread and blocking tasks make them, never a gRPC task.
+pub trait Store: Send + Sync {
+    /// Reads everything but the cards.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn load(&self) -> Result<Stored, StoreError>;
+
+    /// Makes a batch durable: after `Ok` it survives SIGKILL and power loss; after `Err` nothing of it is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`].
+    fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// The card of an agent, by number.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`].
+    fn card(&self, number: u32) -> Result<Option<Vec<u8>>, StoreError>;
+}

@@ -1,0 +1,268 @@
+//! The embedded engine: one redb file, one writer, readers beside it.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+
+use caplane_proto::v1;
+use caplane_wire::Label;
+use prost::Message;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::{Batch, Epoch, Store, StoreError, Stored};
+use crate::convert;
+use crate::record::Object;
+use crate::tables::{LogRow, TableKey};
+
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const OBJECTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("objects");
+const CARDS: TableDefinition<u32, &[u8]> = TableDefinition::new("cards");
+const CHANGES: TableDefinition<u64, &[u8]> = TableDefinition::new("changes");
+
+/// Layout of the file; another one is refused rather than guessed at.
+const FORMAT: u64 = 1;
+
+/// A row of the change log as stored.
+#[derive(Clone, PartialEq, Message)]
+struct ChangeRow {
+    #[prost(message, repeated, tag = "1")]
+    keys: Vec<ChangedKey>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ChangedKey {
+    /// Router label; 0 = the entry is the same everywhere.
+    #[prost(uint32, tag = "1")]
+    router: u32,
+    #[prost(message, optional, tag = "2")]
+    key: Option<v1::ResourceKey>,
+}
+
+/// A redb file.
+pub struct RedbStore {
+    path: PathBuf,
+    database: Database,
+}
+
+impl RedbStore {
+    /// Opens the file, making it when there is none.
+    ///
+    /// # Errors
+    /// It cannot be opened (another controller has it open?), is damaged, or has another layout.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |operation, cause: String| StoreError::Engine {
+            path: path.to_owned(),
+            operation,
+            cause,
+        };
+        let database = Database::create(path)
+            .map_err(|e| failed("open (is another controller running on it?)", e.to_string()))?;
+        let store = Self {
+            path: path.to_owned(),
+            database,
+        };
+        store.initialise()?;
+        Ok(store)
+    }
+
+    fn initialise(&self) -> Result<(), StoreError> {
+        let found = self.write("initialise", |tx| {
+            tx.open_table(OBJECTS)?;
+            tx.open_table(CARDS)?;
+            tx.open_table(CHANGES)?;
+            let mut meta = tx.open_table(META)?;
+            let format = meta.get("format")?.map(|value| number(value.value()));
+            if format.is_none() {
+                meta.insert("format", FORMAT.to_be_bytes().as_slice())?;
+                meta.insert("store_id", new_store_id().as_bytes())?;
+            }
+            Ok(format.unwrap_or(FORMAT))
+        })?;
+        if found != FORMAT {
+            return Err(StoreError::Content {
+                path: self.path.clone(),
+                cause: format!(
+                    "has layout {found}, this program reads layout {FORMAT}; use the version that wrote it"
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    fn failed(&self, operation: &'static str, error: &redb::Error) -> StoreError {
+        StoreError::Engine {
+            path: self.path.clone(),
+            operation,
+            cause: error.to_string(),
+        }
+    }
+
+    fn write<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let run = || -> Result<T, redb::Error> {
+            let tx = self.database.begin_write()?;
+            let out = work(&tx)?;
+            tx.commit()?;
+            Ok(out)
+        };
+        run().map_err(|e| self.failed(operation, &e))
+    }
+
+    fn read<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let run = || -> Result<T, redb::Error> { work(&self.database.begin_read()?) };
+        run().map_err(|e| self.failed(operation, &e))
+    }
+}
+
+impl Store for RedbStore {
+    fn load(&self) -> Result<Stored, StoreError> {
+        type Raw = (Vec<(u8, Vec<u8>)>, Vec<(u64, Vec<u8>)>);
+        let mut stored = Stored::default();
+        let (objects, rows): Raw = self.read("read", |tx| {
+            let meta = tx.open_table(META)?;
+            let value = |name: &str| -> Result<Vec<u8>, redb::Error> {
+                Ok(meta
+                    .get(name)?
+                    .map(|value| value.value().to_vec())
+                    .unwrap_or_default())
+            };
+            stored.store_id = String::from_utf8_lossy(&value("store_id")?).into_owned();
+            stored.generation = number(&value("generation")?);
+            stored.floor = number(&value("floor")?);
+            stored.epoch = Epoch {
+                compiler: number(&value("compiler")?),
+                taxonomy: String::from_utf8_lossy(&value("taxonomy")?).into_owned(),
+            };
+            let mut objects = Vec::new();
+            for row in tx.open_table(OBJECTS)?.iter()? {
+                let (key, value) = row?;
+                let tag = key.value().first().copied().unwrap_or(0);
+                objects.push((tag, value.value().to_vec()));
+            }
+            let mut rows = Vec::new();
+            for row in tx.open_table(CHANGES)?.iter()? {
+                let (generation, value) = row?;
+                rows.push((generation.value(), value.value().to_vec()));
+            }
+            Ok((objects, rows))
+        })?;
+        for (tag, value) in objects {
+            let object =
+                Object::from_bytes(tag, &value).map_err(|e| StoreError::record(&self.path, e))?;
+            stored.objects.push(object);
+        }
+        for (generation, value) in rows {
+            let keys = read_row(&value).map_err(|cause| StoreError::Content {
+                path: self.path.clone(),
+                cause: format!("change row of generation {generation}: {cause}"),
+            })?;
+            stored.log.push(LogRow { generation, keys });
+        }
+        Ok(stored)
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.write("commit", |tx| {
+            let mut objects = tx.open_table(OBJECTS)?;
+            for (key, object) in &batch.objects {
+                let key = key.to_bytes();
+                match object {
+                    Some(object) => {
+                        objects.insert(key.as_slice(), object.to_bytes().as_slice())?;
+                    }
+                    None => {
+                        objects.remove(key.as_slice())?;
+                    }
+                }
+            }
+            let mut cards = tx.open_table(CARDS)?;
+            for (number, card) in &batch.cards {
+                match card {
+                    Some(card) => {
+                        cards.insert(number, card.as_slice())?;
+                    }
+                    None => {
+                        cards.remove(number)?;
+                    }
+                }
+            }
+            let mut changes = tx.open_table(CHANGES)?;
+            if !batch.changed.is_empty() {
+                let row = write_row(&batch.changed);
+                changes.insert(batch.generation, row.as_slice())?;
+            }
+            changes.retain_in(..=batch.floor, |_, _| false)?;
+            let mut meta = tx.open_table(META)?;
+            meta.insert("generation", batch.generation.to_be_bytes().as_slice())?;
+            meta.insert("floor", batch.floor.to_be_bytes().as_slice())?;
+            if let Some(epoch) = &batch.epoch {
+                meta.insert("compiler", epoch.compiler.to_be_bytes().as_slice())?;
+                meta.insert("taxonomy", epoch.taxonomy.as_bytes())?;
+            }
+            Ok(())
+        })
+    }
+
+    fn card(&self, number: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read("read a card", |tx| {
+            let cards = tx.open_table(CARDS)?;
+            Ok(cards.get(number)?.map(|card| card.value().to_vec()))
+        })
+    }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_be_bytes)
+}
+
+fn write_row(keys: &[TableKey]) -> Vec<u8> {
+    let keys = keys
+        .iter()
+        .map(|key| ChangedKey {
+            router: match key {
+                TableKey::Shared(_) => 0,
+                TableKey::Router(router, _) => router.bits(),
+            },
+            key: Some(convert::resource_key(key.entry_key())),
+        })
+        .collect();
+    ChangeRow { keys }.encode_to_vec()
+}
+
+fn read_row(bytes: &[u8]) -> Result<Vec<TableKey>, String> {
+    let row = ChangeRow::decode(bytes).map_err(|e| e.to_string())?;
+    row.keys
+        .iter()
+        .map(|changed| {
+            let key = changed
+                .key
+                .as_ref()
+                .and_then(convert::entry_key)
+                .ok_or("a key names nothing")?;
+            Ok(match changed.router {
+                0 => TableKey::Shared(key),
+                router => TableKey::Router(Label::from_bits(router), key),
+            })
+        })
+        .collect()
+}
+
+/// 128 bits that no other store has. Not a secret: std's hash seeds are random enough.
+fn new_store_id() -> String {
+    let part = |salt: u64| {
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_u64(salt);
+        hasher.write_u32(std::process::id());
+        if let Ok(since) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+            hasher.write_u128(since.as_nanos());
+        }
+        hasher.finish()
+    };
+    format!("{:016x}{:016x}", part(1), part(2))
+}
