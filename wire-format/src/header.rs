@@ -103,7 +103,7 @@ impl<'a> Header<&'a mut [u8; HEADER_LEN]> {
     }
 }
 
-/// Version and kind, the two things that must be known before anything else is believed (WF-21, WF-22).
+/// Version and kind, the two things that must be known before anything else is believed (WF-22, WF-23).
 #[inline]
 const fn check(head: &[u8; HEADER_LEN]) -> Result<(), HeaderError> {
     let first = head[at::VERSION_KIND];

@@ -3,7 +3,7 @@
 //! Caplane switches messages between AI agents by *capability label*. Every message begins with the same
 //! 48 bytes, and a router reads those and nothing else. This crate is the only place that knows where
 //! each bit of them stands; `SPEC.md` beside it is the normative
-//! text, and the rule numbers cited here (`WF-7`) are its.
+//! text, and the rule numbers cited here (`WF-24`) are its.
 //!
 //! | module | what it holds |
 //! |---|---|
