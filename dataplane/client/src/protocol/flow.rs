@@ -1,0 +1,192 @@
+//! One flow as its sender keeps it: what waits for a number, what waits for a receipt, what waits for a reply, and where
+//! the flow is pinned. Knows nothing of other flows.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use super::outstanding::{Look, Outstanding};
+use super::queues::{Queue, Queues, Waiting};
+use super::rtt::Rtt;
+use super::window::SendWindow;
+use super::{Address, Message, Mode, Now};
+use crate::address::Destination;
+use crate::options::{Carrier, FlowOptions};
+
+/// A request whose delivery was receipted: only its reply is missing.
+#[derive(Debug)]
+pub(crate) struct Awaiting<T> {
+    pub(crate) ticket: Option<T>,
+    pub(crate) submitted: Duration,
+    pub(crate) deadline: Duration,
+    pub(crate) charge: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct FlowState<T> {
+    pub(crate) id: u64,
+    pub(crate) destination: Destination,
+    pub(crate) options: FlowOptions,
+    pub(crate) window: SendWindow<Outstanding<T>>,
+    pub(crate) awaiting: HashMap<u32, Awaiting<T>>,
+    pub(crate) pending: VecDeque<Message<T>>,
+    pub(crate) pending_bulk: VecDeque<Message<T>>,
+    /// The bulk message that is not settled: the next one waits for it, since two streams do not keep order.
+    pub(crate) bulk: Option<u32>,
+    pub(crate) pin: Option<Address>,
+    /// Policy allows the class and not its members by name: never pin again.
+    pub(crate) pin_refused: bool,
+    pub(crate) rtt: Rtt,
+    /// The earliest entry of this flow in the messenger's timers.
+    pub(crate) armed: Option<Duration>,
+    /// Loose messages in queues.
+    pub(crate) loose: usize,
+    pub(crate) open: bool,
+}
+
+impl<T> FlowState<T> {
+    pub(crate) fn new(id: u64, destination: Destination, options: FlowOptions) -> Self {
+        Self {
+            id,
+            destination,
+            options,
+            window: SendWindow::new(0),
+            awaiting: HashMap::new(),
+            pending: VecDeque::new(),
+            pending_bulk: VecDeque::new(),
+            bulk: None,
+            pin: None,
+            pin_refused: false,
+            rtt: Rtt::default(),
+            armed: None,
+            loose: 0,
+            open: true,
+        }
+    }
+
+    /// Where the next message goes.
+    pub(crate) fn target(&self) -> Address {
+        self.pin.unwrap_or(Address {
+            domain: self.destination.domain,
+            label: self.destination.label,
+        })
+    }
+
+    /// Holds on to the instance that answered, when the flow wants that and it is not decided already.
+    pub(crate) fn pin_to(&mut self, answered_by: Address) {
+        if self.pin.is_none()
+            && !self.pin_refused
+            && self.options.affinity
+            && self.destination.is_anycast()
+        {
+            self.pin = Some(answered_by);
+        }
+    }
+
+    /// Puts a message behind those that wait for a number.
+    pub(crate) fn accept(&mut self, message: Message<T>) {
+        if self.is_bulk(&message) {
+            self.pending_bulk.push_back(message);
+        } else {
+            self.pending.push_back(message);
+        }
+    }
+
+    fn is_bulk(&self, message: &Message<T>) -> bool {
+        self.options.carrier == Carrier::Stream
+            && message.total_len() > caplane_wire::LANE_MESSAGE_MAX
+    }
+
+    /// Numbers what the window has room for and puts it into its queue.
+    pub(crate) fn admit(&mut self, queues: &mut Queues<T>) {
+        let window = usize::from(self.options.window);
+        if self.bulk.is_none()
+            && self.window.span() < window
+            && let Some(message) = self.pending_bulk.pop_front()
+        {
+            self.bulk = Some(self.track(message, Queue::Bulk, queues));
+        }
+        if self.pending.is_empty() {
+            return;
+        }
+        let queue = match self.options.carrier {
+            Carrier::Datagram => Queue::Datagram,
+            Carrier::Stream => queues.lane_of(self.options.class, self.id),
+        };
+        while self.window.span() < window
+            && let Some(message) = self.pending.pop_front()
+        {
+            if message.mode == Mode::Forget {
+                let sequence = self.window.skip();
+                self.loose += 1;
+                queues.push(
+                    queue,
+                    Waiting::Loose {
+                        flow: self.id,
+                        sequence,
+                        message,
+                    },
+                );
+            } else {
+                self.track(message, queue, queues);
+            }
+        }
+    }
+
+    fn track(&mut self, message: Message<T>, queue: Queue, queues: &mut Queues<T>) -> u32 {
+        let sequence = self
+            .window
+            .push(Outstanding::new(message, queue, self.options.class));
+        queues.push(
+            queue,
+            Waiting::Flow {
+                flow: self.id,
+                sequence,
+            },
+        );
+        sequence
+    }
+
+    /// Takes a message out of the window.
+    pub(crate) fn settle(&mut self, sequence: u32) -> Option<Outstanding<T>> {
+        let settled = self.window.settle(sequence)?;
+        if self.bulk == Some(sequence) {
+            self.bulk = None;
+        }
+        Some(settled)
+    }
+
+    /// When something of this flow is due next.
+    pub(crate) fn next_look(&mut self, now: Now) -> Option<Duration> {
+        let looks = self.window.iter_mut().map(|(_, out)| match out.look(now) {
+            Look::Later(at) => at,
+            Look::Resend | Look::Expired => now.mono,
+        });
+        let waits = self.awaiting.values().map(|wait| wait.deadline);
+        let pending = self.pending.iter().chain(&self.pending_bulk);
+        looks
+            .min()
+            .into_iter()
+            .chain(waits)
+            .chain(pending.map(|message| message.deadline))
+            .min()
+    }
+
+    /// Whether nothing is left that would need this flow remembered.
+    pub(crate) fn is_over(&self) -> bool {
+        !self.open
+            && self.loose == 0
+            && self.window.is_empty()
+            && self.awaiting.is_empty()
+            && self.pending.is_empty()
+            && self.pending_bulk.is_empty()
+    }
+
+    /// Whether something is not settled.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.loose > 0
+            || !self.window.is_empty()
+            || !self.awaiting.is_empty()
+            || !self.pending.is_empty()
+            || !self.pending_bulk.is_empty()
+    }
+}

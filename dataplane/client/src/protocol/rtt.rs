@@ -1,0 +1,91 @@
+//! When to send a message again: the estimator of RFC 6298 over the time from hand-over to receipt. Knows nothing of
+//! what is sent. Times include the receiver's queue, as they must: the receipt comes after delivery.
+
+use std::time::Duration;
+
+/// Smoothed round trip of one flow.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rtt {
+    smoothed: Option<Duration>,
+    variation: Duration,
+}
+
+/// Bounds of the resend timer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ResendBounds {
+    /// Before anything is known of a flow.
+    pub(crate) initial: Duration,
+    /// Never sooner. The fabric's lanes are reliable, so a resend repairs a queue drop or a lost router, not packet
+    /// loss: being early costs more than being late.
+    pub(crate) least: Duration,
+    /// Never later, however often it failed.
+    pub(crate) most: Duration,
+}
+
+impl Default for ResendBounds {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_secs(1),
+            least: Duration::from_millis(250),
+            most: Duration::from_secs(8),
+        }
+    }
+}
+
+impl Rtt {
+    /// One message sent exactly once was receipted after `sample` (Karn: resent ones say nothing).
+    pub(crate) fn sample(&mut self, sample: Duration) {
+        match self.smoothed {
+            None => {
+                self.smoothed = Some(sample);
+                self.variation = sample / 2;
+            }
+            Some(smoothed) => {
+                let error = smoothed.abs_diff(sample);
+                self.variation = self.variation * 3 / 4 + error / 4;
+                self.smoothed = Some(smoothed * 7 / 8 + sample / 8);
+            }
+        }
+    }
+
+    /// Time to wait for a receipt after the `attempts`-th sending (from 1).
+    pub(crate) fn resend_after(&self, attempts: u32, bounds: &ResendBounds) -> Duration {
+        let base = match self.smoothed {
+            None => bounds.initial,
+            Some(smoothed) => smoothed + self.variation * 4,
+        };
+        base.max(bounds.least)
+            .saturating_mul(1_u32 << attempts.saturating_sub(1).min(16))
+            .min(bounds.most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settles_on_a_steady_round_trip_and_backs_off() {
+        let bounds = ResendBounds::default();
+        let mut rtt = Rtt::default();
+        assert_eq!(rtt.resend_after(1, &bounds), bounds.initial);
+        for _ in 0..200 {
+            rtt.sample(Duration::from_millis(400));
+        }
+        let once = rtt.resend_after(1, &bounds);
+        assert!(
+            once >= Duration::from_millis(395) && once < Duration::from_millis(420),
+            "{once:?}"
+        );
+        assert_eq!(rtt.resend_after(2, &bounds), once * 2);
+        assert_eq!(rtt.resend_after(40, &bounds), bounds.most);
+    }
+
+    #[test]
+    fn never_sooner_than_the_least() {
+        let bounds = ResendBounds::default();
+        let mut rtt = Rtt::default();
+        rtt.sample(Duration::from_micros(50));
+        assert_eq!(rtt.resend_after(1, &bounds), bounds.least);
+    }
+}

@@ -1,0 +1,175 @@
+//! When something must be looked at again: resends and deadlines. One armed moment per flow, so that a receipt costs no
+//! timer work; a look walks that flow's window, at most 1,023 messages, as often as its resend timer fires.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use super::messenger::Messenger;
+use super::outstanding::{Look, Outstanding, Phase};
+use super::queues::{Queue, Waiting};
+use super::{Effect, Message, Now, ReplyKey, Tag};
+use crate::error::SendError;
+
+/// What a timer is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Flow(u64),
+    Reply(ReplyKey),
+}
+
+/// Earliest first. Entries that were overtaken by an earlier one stay and are ignored when they come up.
+#[derive(Debug, Default)]
+pub(crate) struct Timers(BinaryHeap<Reverse<(Duration, Timer)>>);
+
+impl<T> Messenger<T> {
+    /// Makes sure that the flow is looked at no later than `at`.
+    pub(super) fn arm_flow(&mut self, id: u64, at: Duration) {
+        if let Some(flow) = self.flows.get_mut(&id)
+            && flow.armed.is_none_or(|armed| at < armed)
+        {
+            flow.armed = Some(at);
+            self.timers.0.push(Reverse((at, Timer::Flow(id))));
+        }
+    }
+
+    pub(super) fn arm_reply(&mut self, key: ReplyKey, at: Duration) {
+        self.timers.0.push(Reverse((at, Timer::Reply(key))));
+    }
+
+    /// When `tick` has something to do, at the earliest.
+    pub(crate) fn next_timer(&self) -> Option<Duration> {
+        self.timers.0.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Runs what is due.
+    pub(crate) fn tick(&mut self, now: Now) {
+        while let Some(&Reverse((at, timer))) = self.timers.0.peek() {
+            if at > now.mono {
+                break;
+            }
+            self.timers.0.pop();
+            match timer {
+                Timer::Flow(id) => self.look_at_flow(now, at, id),
+                Timer::Reply(key) => self.look_at_reply(now, key),
+            }
+        }
+    }
+
+    fn look_at_flow(&mut self, now: Now, at: Duration, id: u64) {
+        let Some(flow) = self.flows.get_mut(&id) else {
+            return;
+        };
+        if flow.armed != Some(at) {
+            return; // overtaken
+        }
+        flow.armed = None;
+        for (sequence, out) in flow.window.iter_mut() {
+            match out.look(now) {
+                Look::Later(_) => {}
+                Look::Expired => self.expired.push(sequence),
+                Look::Resend => {
+                    out.phase = Phase::Queued;
+                    self.queues
+                        .push(out.queue, Waiting::Flow { flow: id, sequence });
+                }
+            }
+        }
+        self.expire_window(now, id);
+        self.expire_awaiting(now, id);
+        self.expire_pending(now, id);
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.admit(&mut self.queues);
+            if let Some(next) = flow.next_look(now) {
+                self.arm_flow(id, next);
+            }
+        }
+        self.forget_if_over(id);
+    }
+
+    fn expire_window(&mut self, now: Now, id: u64) {
+        let mut expired = std::mem::take(&mut self.expired);
+        for sequence in expired.drain(..) {
+            let Some(out) = self
+                .flows
+                .get_mut(&id)
+                .and_then(|flow| flow.settle(sequence))
+            else {
+                continue;
+            };
+            if out.paces_only() && out.attempts > 0 {
+                self.release(out.message.charge); // sent once, as was asked
+            } else {
+                let error = out.expiry(now);
+                self.fail(out.message, id, Some(sequence), error);
+            }
+        }
+        self.expired = expired;
+    }
+
+    fn expire_awaiting(&mut self, now: Now, id: u64) {
+        let Some(flow) = self.flows.get_mut(&id) else {
+            return;
+        };
+        let (effects, released) = (&mut self.effects, &mut self.released);
+        flow.awaiting.retain(|_, wait| {
+            if wait.deadline > now.mono {
+                return true;
+            }
+            *released += wait.charge;
+            if let Some(ticket) = wait.ticket.take() {
+                effects.push(Effect::Settled {
+                    ticket,
+                    outcome: Err(SendError::NoReply {
+                        receipted: true,
+                        waited: now.mono.saturating_sub(wait.submitted),
+                    }),
+                });
+            }
+            false
+        });
+    }
+
+    /// Messages that never got a number: the window was full, or nothing was attached, for all of their time.
+    fn expire_pending(&mut self, now: Now, id: u64) {
+        let Some(flow) = self.flows.get_mut(&id) else {
+            return;
+        };
+        let mut late: Vec<Message<T>> = Vec::new();
+        for pending in [&mut flow.pending, &mut flow.pending_bulk] {
+            if pending.iter().any(|message| message.deadline <= now.mono) {
+                for message in std::mem::take(pending) {
+                    if message.deadline <= now.mono {
+                        late.push(message);
+                    } else {
+                        pending.push_back(message);
+                    }
+                }
+            }
+        }
+        let class = flow.options.class;
+        for message in late {
+            let never_sent = Outstanding::new(message, Queue::Bulk, class);
+            let error = never_sent.expiry(now);
+            self.fail(never_sent.message, id, None, error);
+        }
+    }
+
+    fn look_at_reply(&mut self, now: Now, key: ReplyKey) {
+        let Some(out) = self.replies.get_mut(&key) else {
+            return;
+        };
+        match out.look(now) {
+            // Its moment is in the heap: one was pushed for the deadline and one for each attempt.
+            Look::Later(_) => {}
+            Look::Resend => {
+                out.phase = Phase::Queued;
+                self.queues.push(out.queue, Waiting::Reply(key));
+            }
+            Look::Expired => {
+                let error = out.expiry(now);
+                self.give_up(Tag::Reply(key), error);
+            }
+        }
+    }
+}
