@@ -99,3 +99,20 @@ codes! {
         Replaced = 9, "REPLACED";
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_codes_are_one_to_one() {
+        for code in StreamCode::ALL {
+            assert_eq!(StreamCode::from_number(code.number()), Some(*code));
+        }
+        for code in CloseCode::ALL {
+            assert_eq!(CloseCode::from_number(code.number()), Some(*code));
+        }
+        assert_eq!(StreamCode::from_number(0), None);
+        assert_eq!(CloseCode::from_number(10), None);
+    }
+}

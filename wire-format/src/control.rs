@@ -120,3 +120,27 @@ impl fmt::Display for ControlError {
 }
 
 impl core::error::Error for ControlError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_as_short_as_they_can_be() {
+        for (length, expected) in [
+            (0, &[0x00][..]),
+            (127, &[0x7F]),
+            (128, &[0x80, 0x01]),
+            (16_383, &[0xFF, 0x7F]),
+            (16_384, &[0x80, 0x80, 0x01]),
+            (CONTROL_FRAME_MAX, &[0x80, 0x80, 0x08]),
+        ] {
+            assert_eq!(LengthPrefix::new(length).unwrap().as_bytes(), expected);
+        }
+        let length = CONTROL_FRAME_MAX + 1;
+        assert_eq!(
+            LengthPrefix::new(length),
+            Err(ControlError::TooLarge { length })
+        );
+    }
+}

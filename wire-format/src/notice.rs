@@ -251,3 +251,30 @@ impl core::error::Error for NoticeError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_codes_are_one_to_one() {
+        for code in NoticeCode::ALL {
+            assert_eq!(NoticeCode::from_number(code.number()), Some(code));
+        }
+        assert_eq!(NoticeCode::from_number(0), None);
+        assert_eq!(NoticeCode::from_number(11), None);
+    }
+
+    #[test]
+    fn later_versions_may_append_to_the_payload() {
+        let offending = HeaderRepr::default().to_bytes();
+        let notice = Notice {
+            code: NoticeCode::Deadline,
+            router: Label::NONE,
+            offending,
+        };
+        let mut longer = [0xAA; NOTICE_PAYLOAD_LEN + 8];
+        longer[..NOTICE_PAYLOAD_LEN].copy_from_slice(&notice.payload());
+        assert_eq!(Notice::parse(&longer), Ok(notice));
+    }
+}

@@ -315,3 +315,62 @@ impl fmt::Display for LabelError {
 }
 
 impl core::error::Error for LabelError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn constructors_refuse_what_has_no_bits() {
+        assert_eq!(Label::class(1024, 0, 0), Err(LabelError::LevelRange));
+        assert_eq!(Label::class(7, 0, 3), Err(LabelError::LevelGap));
+        assert_eq!(Label::class(0, 0, 0), Err(LabelError::NoClass));
+        assert_eq!(Label::agent(1 << 24, 0), Err(LabelError::AgentRange));
+        assert_eq!(Label::agent(1, 64), Err(LabelError::InstanceRange));
+        assert_eq!(Label::group(1 << 30), Err(LabelError::NumberRange));
+        assert_eq!(Label::router(1 << 30), Err(LabelError::NumberRange));
+    }
+
+    #[test]
+    fn the_kinds_share_out_the_upper_two_bits() {
+        assert_eq!(Label::class(1023, 1023, 1023).unwrap().bits(), 0x3FFF_FFFF);
+        assert_eq!(
+            Label::agent(Label::AGENT_MAX, 63).unwrap().bits(),
+            0x7FFF_FFFF
+        );
+        assert_eq!(Label::group(Label::NUMBER_MAX).unwrap().bits(), 0xBFFF_FFFF);
+        assert_eq!(
+            Label::router(Label::NUMBER_MAX).unwrap().bits(),
+            0xFFFF_FFFF
+        );
+    }
+
+    #[test]
+    fn the_parent_chain_ends_at_the_first_level() {
+        let class = Label::class(7, 12, 3).unwrap();
+        let above: Vec<_> = class.ancestors().map(Label::levels).collect();
+        assert_eq!(above, [[7, 12, 0], [7, 0, 0]]);
+        assert_eq!(Label::agent(4711, 3).unwrap().parent(), None);
+    }
+
+    #[test]
+    fn an_agent_covers_its_instances_and_an_instance_only_itself() {
+        let any = Label::agent(4711, 0).unwrap();
+        let third = any.with_instance(3).unwrap();
+        assert!(any.covers(third) && !third.covers(any));
+        assert!(!any.covers(Label::agent(4712, 3).unwrap()));
+        assert_eq!(third.any_instance(), any);
+        assert!(third.is_instance() && !any.is_instance());
+        let group = Label::group(3).unwrap();
+        assert_eq!(group.with_instance(1), Err(LabelError::NotAnAgent));
+        assert!(!group.is_instance());
+    }
+
+    #[test]
+    fn none_covers_every_class_and_nothing_else() {
+        assert!(Label::NONE.covers(Label::class(7, 12, 3).unwrap()));
+        assert!(!Label::NONE.covers(Label::agent(0, 0).unwrap()));
+        assert!(!Label::NONE.is_destination());
+    }
+}
