@@ -5,3 +5,4 @@
 //! and `/proc`.
 
 pub mod impair;
+pub mod stub_controller;

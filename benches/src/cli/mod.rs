@@ -1,0 +1,3 @@
+//! The subcommands: arguments in, text or JSON out.
+
+pub mod impair;
