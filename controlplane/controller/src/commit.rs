@@ -1,1 +1,381 @@
-//! In the making.
+//! The one writer: applies changes in order, stores them in groups, publishes.
+//!
+//! Everything that changes the desired state comes here as a closure over a
+//! [`Transaction`]. The commit thread takes what is waiting, applies each change
+//! (one that is refused is undone alone), compiles what the group touched,
+//! stores the group as *one* transaction and one generation, and only then
+//! publishes the tables, wakes routers and answers. Many small changes so cost
+//! one disk write; none is answered before it is durable.
+//!
+//! Invariant: what [`State::tables`] shows is durable. The RIB may be one group
+//! ahead; [`State::read`] answers from it only when that group is durable too.
+//!
+//! Refuses to know what the changes mean, gRPC and files.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use caplane_proto::v1::RefusedAttachment;
+use caplane_wire::Label;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::change::Refusal;
+use crate::knowledge::Knowledge;
+use crate::rib::Rib;
+use crate::store::{Batch, Store, StoreError};
+use crate::tables::Tables;
+
+mod open;
+
+#[cfg(test)]
+mod tests;
+
+pub use open::OpenError;
+
+/// Changes stored together at most. One change of 10,000 updates is one of them, so a group is
+/// bounded by 32 MiB x this in theory and by who is waiting in practice.
+const GROUP_MAX: usize = 512;
+
+/// Changes waiting for the commit thread; a sender beyond it waits.
+const QUEUE_MAX: usize = 4_096;
+
+/// The controller's state, shared by all that read it.
+pub struct State {
+    rib: RwLock<Rib>,
+    tables: RwLock<Tables>,
+    store: Arc<dyn Store>,
+    store_id: String,
+    knowledge: Arc<Knowledge>,
+    committed: watch::Sender<Committed>,
+}
+
+/// What is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The generation in force.
+    pub generation: u64,
+    /// How often the store failed and a group was undone.
+    pub undone: u64,
+}
+
+/// One change under way.
+pub struct Transaction<'a> {
+    /// The desired state.
+    pub rib: &'a mut Rib,
+    /// The generation that will hold the change.
+    pub generation: u64,
+    /// The clock, in milliseconds since the Unix epoch.
+    pub now_unix_ms: u64,
+    /// Cards to store or remove (`None`), by agent number.
+    pub cards: Vec<(u32, Option<Vec<u8>>)>,
+    /// What routers are told once the change is durable: router, attachment.
+    pub verdicts: Vec<(Label, RefusedAttachment)>,
+}
+
+/// A change that is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done<T> {
+    /// What the change answered.
+    pub value: T,
+    /// The generation that holds it.
+    pub generation: u64,
+}
+
+/// Why a change did not happen.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CommitError {
+    /// It may not be.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The store failed; nothing of the change holds.
+    #[error("nothing was changed, the store failed: {0}; try again when it is repaired")]
+    Store(String),
+    /// The controller is stopping.
+    #[error("the controller is stopping; try again at the next one")]
+    Stopped,
+}
+
+/// Answer to a change that was submitted.
+pub struct Receipt<T>(oneshot::Receiver<Result<Done<T>, CommitError>>);
+
+impl<T> Receipt<T> {
+    /// Waits until the change is durable or refused.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub async fn done(self) -> Result<Done<T>, CommitError> {
+        self.0.await.unwrap_or(Err(CommitError::Stopped))
+    }
+}
+
+/// Hands changes to the commit thread.
+#[derive(Clone)]
+pub struct Committer {
+    queue: mpsc::Sender<Box<dyn Pending>>,
+}
+
+/// What is done with verdicts once they are durable.
+pub type Deliver = Box<dyn Fn(Vec<(Label, RefusedAttachment)>) + Send>;
+
+trait Pending: Send {
+    /// Applies the change; false = it was refused and is to be undone.
+    fn apply(&mut self, transaction: &mut Transaction<'_>) -> bool;
+    /// Answers whoever asked.
+    fn answer(self: Box<Self>, outcome: &Result<u64, String>);
+}
+
+struct Change<F, T> {
+    work: Option<F>,
+    result: Option<Result<T, Refusal>>,
+    reply: oneshot::Sender<Result<Done<T>, CommitError>>,
+}
+
+impl<F, T> Pending for Change<F, T>
+where
+    F: FnOnce(&mut Transaction<'_>) -> Result<T, Refusal> + Send,
+    T: Send,
+{
+    fn apply(&mut self, transaction: &mut Transaction<'_>) -> bool {
+        if let Some(work) = self.work.take() {
+            self.result = Some(work(transaction));
+        }
+        matches!(self.result, Some(Ok(_)))
+    }
+
+    fn answer(self: Box<Self>, outcome: &Result<u64, String>) {
+        let answer = match (self.result, outcome) {
+            (Some(Err(refusal)), _) => Err(CommitError::Refused(refusal)),
+            (Some(Ok(value)), Ok(generation)) => Ok(Done {
+                value,
+                generation: *generation,
+            }),
+            (_, Err(cause)) => Err(CommitError::Store(cause.clone())),
+            (None, Ok(_)) => Err(CommitError::Stopped),
+        };
+        // Whoever asked may have gone; the change holds all the same.
+        let _ = self.reply.send(answer);
+    }
+}
+
+impl Committer {
+    /// Starts the commit thread. It ends when every `Committer` is gone; the second value says so,
+    /// also when the thread broke.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub fn start(
+        state: Arc<State>,
+        deliver: Deliver,
+    ) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let (ended_tx, ended) = oneshot::channel::<()>();
+        std::thread::Builder::new()
+            .name("commit".into())
+            .spawn(move || {
+                let _ended = ended_tx;
+                run(&state, waiting, &deliver);
+            })?;
+        Ok((Self { queue }, ended))
+    }
+
+    /// Queues a change behind those queued before; the order of calls is the order of changes.
+    pub async fn submit<F, T>(&self, work: F) -> Receipt<T>
+    where
+        F: FnOnce(&mut Transaction<'_>) -> Result<T, Refusal> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (reply, receipt) = oneshot::channel();
+        let change = Change {
+            work: Some(work),
+            result: None,
+            reply,
+        };
+        // A closed queue drops the change and its reply with it: the receipt says Stopped.
+        let _ = self.queue.send(Box::new(change)).await;
+        Receipt(receipt)
+    }
+
+    /// Submits a change and waits until it is durable.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub async fn change<F, T>(&self, work: F) -> Result<Done<T>, CommitError>
+    where
+        F: FnOnce(&mut Transaction<'_>) -> Result<T, Refusal> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.submit(work).await.done().await
+    }
+}
+
+impl State {
+    /// The desired state, perhaps one group ahead of what is durable.
+    pub fn rib(&self) -> RwLockReadGuard<'_, Rib> {
+        // A poisoned lock means that the commit thread broke: the service is about to end.
+        self.rib.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tables in force.
+    pub fn tables(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Name of the store, for ever the same.
+    #[must_use]
+    pub fn store_id(&self) -> &str {
+        &self.store_id
+    }
+
+    /// The taxonomy and its search.
+    #[must_use]
+    pub fn knowledge(&self) -> &Arc<Knowledge> {
+        &self.knowledge
+    }
+
+    /// Follows what is durable.
+    #[must_use]
+    pub fn committed(&self) -> watch::Receiver<Committed> {
+        self.committed.subscribe()
+    }
+
+    /// Answers a question to the desired state, and the generation it holds for, once what was
+    /// seen is durable.
+    ///
+    /// # Errors
+    /// What was seen was undone because the store failed: ask again.
+    pub async fn read<T>(&self, question: impl FnOnce(&Rib) -> T) -> Result<(T, u64), CommitError> {
+        let mut committed = self.committed.subscribe();
+        // Before the RIB is looked at: a group undone after this is noticed below.
+        let undone = committed.borrow_and_update().undone;
+        let (answer, generation) = {
+            let rib = self.rib();
+            (question(&rib), rib.generation())
+        };
+        let seen = committed
+            .wait_for(|now| now.generation >= generation || now.undone != undone)
+            .await
+            .map_err(|_| CommitError::Stopped)?;
+        if seen.generation < generation {
+            return Err(CommitError::Store("what was read was undone".into()));
+        }
+        Ok((answer, generation))
+    }
+
+    /// Reads an agent's card, off the async threads.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn card(&self, number: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.card(number)
+    }
+
+    fn rib_mut(&self) -> RwLockWriteGuard<'_, Rib> {
+        self.rib.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn run(state: &State, mut waiting: mpsc::Receiver<Box<dyn Pending>>, deliver: &Deliver) {
+    while let Some(first) = waiting.blocking_recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP_MAX
+            && let Ok(next) = waiting.try_recv()
+        {
+            group.push(next);
+        }
+        commit(state, group, deliver);
+    }
+}
+
+/// Applies, stores and publishes one group.
+fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
+    let before = state.tables().generation();
+    let mut rib = state.rib_mut();
+    let start = rib.mark();
+    let mut transaction = Transaction {
+        rib: &mut rib,
+        generation: before + 1,
+        now_unix_ms: now_unix_ms(),
+        cards: Vec::new(),
+        verdicts: Vec::new(),
+    };
+    for change in &mut group {
+        apply(change.as_mut(), &mut transaction);
+    }
+    let Transaction {
+        generation,
+        cards,
+        verdicts,
+        ..
+    } = transaction;
+    if !rib.changed_since(start) && cards.is_empty() {
+        rib.take_touched();
+        drop(rib);
+        deliver(verdicts);
+        return answer(group, &Ok(before));
+    }
+    let touched = rib.take_touched();
+    let tables = state.tables();
+    let changes = crate::compile::changes(&rib, &touched, &tables);
+    let batch = Batch {
+        generation,
+        objects: rib.changes(),
+        cards,
+        changed: changes.iter().map(|(key, _)| key.clone()).collect(),
+        floor: tables.floor_after(generation, changes.len()),
+        epoch: (before == 0).then(|| state.knowledge.epoch().clone()),
+    };
+    drop(tables);
+    rib.set_generation(generation);
+    // The disk is slow: readers go on meanwhile, and wait for it where they must.
+    drop(rib);
+    match state.store.commit(&batch) {
+        Ok(()) => {
+            state.rib_mut().settle();
+            state
+                .tables
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .publish(generation, changes);
+            state
+                .committed
+                .send_modify(|committed| committed.generation = generation);
+            deliver(verdicts);
+            answer(group, &Ok(generation));
+        }
+        Err(error) => {
+            tracing::error!(event = "store_failed", generation, %error, "changes undone");
+            let mut rib = state.rib_mut();
+            rib.rollback(start);
+            rib.take_touched();
+            rib.set_generation(before);
+            drop(rib);
+            state.committed.send_modify(|committed| committed.undone += 1);
+            answer(group, &Err(error.to_string()));
+        }
+    }
+}
+
+/// Applies one change, or leaves no trace of it.
+fn apply(change: &mut dyn Pending, transaction: &mut Transaction<'_>) {
+    let mark = transaction.rib.mark();
+    let (cards, verdicts) = (transaction.cards.len(), transaction.verdicts.len());
+    if !change.apply(transaction) {
+        transaction.rib.rollback(mark);
+        transaction.cards.truncate(cards);
+        transaction.verdicts.truncate(verdicts);
+    }
+}
+
+fn answer(group: Vec<Box<dyn Pending>>, outcome: &Result<u64, String>) {
+    for change in group {
+        change.answer(outcome);
+    }
+}
+
+/// The clock, in milliseconds since the Unix epoch.
+#[must_use]
+pub fn now_unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}

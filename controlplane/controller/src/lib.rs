@@ -3,7 +3,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`config`] | `controller.toml`, parsed once |
-//! | [`taxonomy`], [`classify`], [`card`] | capability classes, and which of them a card's skills mean |
+//! | [`taxonomy`], [`classify`], [`card`], [`knowledge`] | capability classes, and which of them a card's skills mean |
 //! | [`record`], [`rib`] | the desired state: what is stored, and its indexes |
 //! | [`spf`], [`compile`] | pure: desired state to table entries |
 //! | [`tables`] | the compiled tables, generations and the log of changes |
@@ -23,6 +23,7 @@ pub mod commit;
 pub mod compile;
 pub mod config;
 pub mod convert;
+pub mod knowledge;
 pub mod northbound;
 pub mod record;
 pub mod rib;

@@ -133,7 +133,7 @@ pub struct RouterRecord {
     /// `host:port`, as the router last said; empty while unknown.
     #[prost(string, tag = "4")]
     pub address: String,
-    /// Generation that brought it (or another certificate for it): what is held from before is another table.
+    /// Generation that brought it: a table held from before was another router's.
     #[prost(uint64, tag = "5")]
     pub since_generation: u64,
 }

@@ -1,0 +1,481 @@
+//! Northbound updates, checked in themselves: everything that can be refused without the state.
+
+use caplane_proto::v1;
+use caplane_proto::v1::entity::Entity as Body;
+use caplane_proto::v1::update::Type;
+use caplane_wire::{Label, PeerName};
+
+use super::{Fault, Refusal};
+use crate::card::{AgentCard, CARD_BYTES_MAX};
+use crate::knowledge::Knowledge;
+use crate::record::{ANY_CLASS, SHARED_TENANT, SkillRecord};
+
+/// Updates of one batch.
+pub const UPDATES_MAX: usize = 10_000;
+/// Members of one group.
+pub const GROUP_AGENTS_MAX: usize = 10_000;
+/// Longest name of a tenant, router or group (bytes).
+pub const NAME_BYTES_MAX: usize = 64;
+/// Weight of an agent that says none.
+pub const WEIGHT_DEFAULT: u32 = 100;
+/// Largest weight and link cost.
+pub const WEIGHT_MAX: u32 = 65_535;
+
+/// What an update does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It must not be there.
+    Insert,
+    /// It must be there; full assignment.
+    Modify,
+    /// It must be there.
+    Delete,
+}
+
+/// One update.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Update {
+    /// What to do.
+    pub action: Action,
+    /// With what; for a deletion only its key fields mean anything.
+    pub target: Target,
+}
+
+/// A class that the taxonomy has, or every class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassRef {
+    /// Path; [`ANY_CLASS`] or empty where every class is meant.
+    pub path: String,
+    /// Label; [`Label::NONE`] where every class is meant.
+    pub label: Label,
+}
+
+/// What an update is about.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// See [`AgentSpec`].
+    Agent(AgentSpec),
+    /// An identity may serve a class.
+    Grant {
+        /// Certificate URI.
+        agent: String,
+        /// The class.
+        class: ClassRef,
+        /// 0 = the agent's.
+        weight: u32,
+    },
+    /// A skill is put in a class.
+    Override {
+        /// Certificate URI.
+        agent: String,
+        /// Skill id.
+        skill: String,
+        /// The class.
+        class: ClassRef,
+    },
+    /// A router.
+    Router {
+        /// Unique name.
+        name: String,
+        /// Certificate URI.
+        uri: String,
+    },
+    /// A link; `a` sorts before `b`.
+    Link {
+        /// Router name.
+        a: String,
+        /// Router name.
+        b: String,
+        /// 1..=65535.
+        cost: u32,
+    },
+    /// A tenant.
+    Tenant {
+        /// Unique name.
+        name: String,
+    },
+    /// A tenant may reach classes of another.
+    Permission {
+        /// Tenant name.
+        from: String,
+        /// Tenant name.
+        to: String,
+        /// The class; every class when its path is empty.
+        class: ClassRef,
+    },
+    /// A multicast group.
+    Group {
+        /// Unique name.
+        name: String,
+        /// Tenant name.
+        tenant: String,
+        /// Members, sorted.
+        agents: Vec<String>,
+    },
+}
+
+/// An agent, as it is to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentSpec {
+    /// Certificate URI.
+    pub uri: String,
+    /// The card as given; may be empty.
+    pub card: Vec<u8>,
+    /// Tenant name.
+    pub tenant: String,
+    /// 1..=65535.
+    pub weight: u32,
+    /// 0 = until withdrawn.
+    pub lease_seconds: u32,
+    /// 0..=7.
+    pub priority_max: Option<u32>,
+    /// The card's name.
+    pub name: String,
+    /// The card's provider.
+    pub provider: String,
+    /// The card's skills, classified.
+    pub skills: Vec<SkillRecord>,
+}
+
+/// Checks a whole batch.
+///
+/// # Errors
+/// The first refusal, its field beginning with `updates[i]`.
+pub fn batch(knowledge: &Knowledge, updates: &[v1::Update]) -> Result<Vec<Update>, Refusal> {
+    if updates.is_empty() || updates.len() > UPDATES_MAX {
+        return Err(Refusal::new(
+            Fault::Invalid,
+            "updates",
+            updates.len(),
+            format!("a batch has 1 to {UPDATES_MAX} updates"),
+            "split it, or leave the call out",
+        ));
+    }
+    updates
+        .iter()
+        .enumerate()
+        .map(|(i, update)| {
+            one(knowledge, update).map_err(|refusal| refusal.within(&format!("updates[{i}]")))
+        })
+        .collect()
+}
+
+fn one(knowledge: &Knowledge, update: &v1::Update) -> Result<Update, Refusal> {
+    let action = match update.r#type() {
+        Type::Insert => Action::Insert,
+        Type::Modify => Action::Modify,
+        Type::Delete => Action::Delete,
+        Type::Unspecified => {
+            return Err(invalid(
+                "type",
+                update.r#type,
+                "says nothing",
+                "use INSERT, MODIFY or DELETE",
+            ));
+        }
+    };
+    let body = update.entity.as_ref().and_then(|e| e.entity.as_ref());
+    let Some(body) = body else {
+        return Err(invalid(
+            "entity",
+            "",
+            "is not set",
+            "set one of agent, grant, router, link, tenant, permission, group, override",
+        ));
+    };
+    let check = Check { knowledge, action };
+    let (kind, target) = match body {
+        Body::Agent(agent) => ("agent", check.agent(agent)),
+        Body::Grant(grant) => ("grant", check.grant(grant)),
+        Body::Router(router) => ("router", check.router(router)),
+        Body::Link(link) => ("link", check.link(link)),
+        Body::Tenant(tenant) => (
+            "tenant",
+            name("name", &tenant.name).map(|name| Target::Tenant { name }),
+        ),
+        Body::Permission(permission) => ("permission", check.permission(permission)),
+        Body::Group(group) => ("group", check.group(group)),
+        Body::Override(told) => ("override", check.skill_override(told)),
+        Body::Class(class) => (
+            "class",
+            Err(Refusal::new(
+                Fault::State,
+                "path",
+                &class.path,
+                "classes are read only here",
+                "edit the taxonomy file and restart the controller",
+            )),
+        ),
+    };
+    let target = target.map_err(|refusal| refusal.within(kind))?;
+    Ok(Update { action, target })
+}
+
+struct Check<'a> {
+    knowledge: &'a Knowledge,
+    action: Action,
+}
+
+impl Check<'_> {
+    fn deleting(&self) -> bool {
+        self.action == Action::Delete
+    }
+
+    fn agent(&self, agent: &v1::Agent) -> Result<Target, Refusal> {
+        let mut spec = AgentSpec {
+            uri: uri("uri", &agent.uri)?,
+            card: Vec::new(),
+            tenant: tenant("tenant", &agent.tenant)?,
+            weight: weight("weight", agent.weight, WEIGHT_DEFAULT)?,
+            lease_seconds: agent.lease_seconds,
+            priority_max: agent.priority_max,
+            name: String::new(),
+            provider: String::new(),
+            skills: Vec::new(),
+        };
+        if self.deleting() {
+            return Ok(Target::Agent(spec));
+        }
+        if let Some(priority) = agent.priority_max
+            && priority > 7
+        {
+            return Err(invalid(
+                "priority_max",
+                priority,
+                "is no priority",
+                "use 0 to 7, or leave it out for 6",
+            ));
+        }
+        if !agent.card.is_empty() {
+            let card = card(&agent.card)?;
+            spec.skills = self.knowledge.classify(&card.skills);
+            spec.name = card.name;
+            spec.provider = card.provider;
+            spec.card.clone_from(&agent.card);
+        }
+        Ok(Target::Agent(spec))
+    }
+
+    fn grant(&self, grant: &v1::Grant) -> Result<Target, Refusal> {
+        let class = if grant.class_path == ANY_CLASS {
+            ClassRef {
+                path: ANY_CLASS.into(),
+                label: Label::NONE,
+            }
+        } else {
+            self.class("class_path", &grant.class_path)?
+        };
+        Ok(Target::Grant {
+            agent: uri("agent_uri", &grant.agent_uri)?,
+            class,
+            weight: weight("weight", grant.weight, 0)?,
+        })
+    }
+
+    fn skill_override(&self, told: &v1::SkillOverride) -> Result<Target, Refusal> {
+        if told.skill_id.is_empty() || told.skill_id.len() > crate::card::NAME_BYTES_MAX {
+            return Err(invalid(
+                "skill_id",
+                &told.skill_id,
+                format!("must have 1 to {} bytes", crate::card::NAME_BYTES_MAX),
+                "give the id as the agent's card has it",
+            ));
+        }
+        let class = if self.deleting() {
+            every_class()
+        } else {
+            self.class("class_path", &told.class_path)?
+        };
+        Ok(Target::Override {
+            agent: uri("agent_uri", &told.agent_uri)?,
+            skill: told.skill_id.clone(),
+            class,
+        })
+    }
+
+    fn router(&self, router: &v1::Router) -> Result<Target, Refusal> {
+        Ok(Target::Router {
+            name: name("name", &router.name)?,
+            uri: if self.deleting() {
+                String::new()
+            } else {
+                uri("uri", &router.uri)?
+            },
+        })
+    }
+
+    fn link(&self, link: &v1::Link) -> Result<Target, Refusal> {
+        let (a, b) = (name("a", &link.a)?, name("b", &link.b)?);
+        if a == b {
+            return Err(invalid(
+                "b",
+                &b,
+                "is the same router as a",
+                "a link joins two routers",
+            ));
+        }
+        let (a, b) = if a < b { (a, b) } else { (b, a) };
+        let cost = weight("cost", link.cost, 1)?;
+        Ok(Target::Link { a, b, cost })
+    }
+
+    fn permission(&self, permission: &v1::Permission) -> Result<Target, Refusal> {
+        let (from, to) = (
+            tenant("from", &permission.from)?,
+            tenant("to", &permission.to)?,
+        );
+        if from == to {
+            return Err(invalid(
+                "to",
+                &to,
+                "a tenant reaches itself anyway",
+                "name two tenants",
+            ));
+        }
+        if to == SHARED_TENANT {
+            return Err(invalid(
+                "to",
+                &to,
+                "every tenant reaches the shared one anyway",
+                "name another tenant",
+            ));
+        }
+        let class = if permission.class_path.is_empty() {
+            every_class()
+        } else {
+            self.class("class_path", &permission.class_path)?
+        };
+        Ok(Target::Permission { from, to, class })
+    }
+
+    fn group(&self, group: &v1::Group) -> Result<Target, Refusal> {
+        let name = name("name", &group.name)?;
+        let tenant = tenant("tenant", &group.tenant)?;
+        if group.agent_uris.len() > GROUP_AGENTS_MAX {
+            return Err(Refusal::new(
+                Fault::Full,
+                "agent_uris",
+                group.agent_uris.len(),
+                format!("a group has at most {GROUP_AGENTS_MAX} members"),
+                "make several groups",
+            ));
+        }
+        let mut agents = group
+            .agent_uris
+            .iter()
+            .enumerate()
+            .map(|(i, member)| uri(&format!("agent_uris[{i}]"), member))
+            .collect::<Result<Vec<_>, _>>()?;
+        agents.sort();
+        agents.dedup();
+        Ok(Target::Group {
+            name,
+            tenant,
+            agents,
+        })
+    }
+
+    /// A class by path or label text. A path that the taxonomy lost can still be deleted.
+    fn class(&self, field: &str, text: &str) -> Result<ClassRef, Refusal> {
+        if let Some(class) = self.knowledge.class(text) {
+            return Ok(ClassRef {
+                path: class.path.clone(),
+                label: class.label,
+            });
+        }
+        if self.deleting() && text.len() <= crate::taxonomy::PATH_BYTES_MAX {
+            return Ok(ClassRef {
+                path: text.to_owned(),
+                label: Label::NONE,
+            });
+        }
+        Err(invalid(
+            field,
+            text,
+            "the taxonomy has no such class",
+            "look for it with `caplane class find TEXT`, or list them with `caplane class list`",
+        ))
+    }
+}
+
+fn every_class() -> ClassRef {
+    ClassRef {
+        path: String::new(),
+        label: Label::NONE,
+    }
+}
+
+fn card(bytes: &[u8]) -> Result<AgentCard, Refusal> {
+    if bytes.len() > CARD_BYTES_MAX {
+        return Err(invalid(
+            "card",
+            format!("{} bytes", bytes.len()),
+            format!("is larger than {CARD_BYTES_MAX} bytes"),
+            "remove what is not needed to find the agent",
+        ));
+    }
+    AgentCard::parse(bytes).map_err(|error| {
+        invalid(
+            "card",
+            &error.field,
+            error.to_string(),
+            "give the agent's A2A card as it is (JSON)",
+        )
+    })
+}
+
+fn invalid(
+    field: &str,
+    value: impl std::fmt::Display,
+    reason: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Refusal {
+    Refusal::new(Fault::Invalid, field, value, reason, remedy)
+}
+
+fn uri(field: &str, text: &str) -> Result<String, Refusal> {
+    match PeerName::parse(text) {
+        Ok(name) => Ok(name.as_str().to_owned()),
+        Err(error) => Err(invalid(
+            field,
+            text,
+            error.to_string(),
+            "write spiffe://<trust-domain>/<path> or acps://<AIC>, as in the certificate",
+        )),
+    }
+}
+
+fn name(field: &str, text: &str) -> Result<String, Refusal> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if text.is_empty() || text.len() > NAME_BYTES_MAX || !text.bytes().all(allowed) {
+        return Err(invalid(
+            field,
+            text,
+            "is no name",
+            format!("use 1 to {NAME_BYTES_MAX} characters of A-Z a-z 0-9 . _ -"),
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn tenant(field: &str, text: &str) -> Result<String, Refusal> {
+    if text.is_empty() {
+        Ok(SHARED_TENANT.to_owned())
+    } else {
+        name(field, text)
+    }
+}
+
+/// A weight or a cost; 0 = the default.
+fn weight(field: &str, value: u32, default: u32) -> Result<u32, Refusal> {
+    match value {
+        0 => Ok(default),
+        1..=WEIGHT_MAX => Ok(value),
+        _ => Err(invalid(
+            field,
+            value,
+            "is too large",
+            format!("use 1 to {WEIGHT_MAX}, or 0 for the default"),
+        )),
+    }
+}
