@@ -1,0 +1,396 @@
+//! The northbound API as the command and the tests use it: one connection,
+//! typed calls, errors that say what failed, on what, and what to do.
+//!
+//! It refuses to know how results are shown.
+
+use std::time::Duration;
+
+use caplane_proto::v1;
+use caplane_proto::v1::entity::Entity as Kind;
+use caplane_proto::v1::northbound_client::NorthboundClient;
+use caplane_proto::v1::read_request::Kind as ReadKind;
+use caplane_proto::v1::update::Type as UpdateType;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Status};
+
+use crate::pki::CONTROLLER_DNS;
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for one answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer taken (bytes): 10,000 agents, the largest page, with cards of 6 KiB.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Entities of one page.
+const PAGE_SIZE: u32 = 1_000;
+
+/// Who asks, and whom it believes, in PEM.
+#[derive(Clone)]
+pub struct ApiCredentials {
+    /// The operator's certificate chain.
+    pub chain_pem: String,
+    /// Its private key.
+    pub key_pem: String,
+    /// Roots that the controller's certificate must come from.
+    pub roots_pem: String,
+}
+
+/// Why a call did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// No connection.
+    #[error(
+        "cannot reach the controller at {address}: {cause}; check that it runs there and that your certificate comes from its authority"
+    )]
+    Unreachable {
+        /// "host:port".
+        address: String,
+        /// The transport's words, innermost cause last.
+        cause: String,
+    },
+    /// The controller answered with an error.
+    #[error("the controller refused: {message}{}", remedy(*.code))]
+    Refused {
+        /// The gRPC code.
+        code: Code,
+        /// The controller's words.
+        message: String,
+    },
+    /// The controller answered with something that makes no sense.
+    #[error("the controller's answer to {call} lacks {missing}; are both of the same version?")]
+    Nonsense {
+        /// Which call.
+        call: &'static str,
+        /// What is not there.
+        missing: &'static str,
+    },
+}
+
+impl ApiError {
+    /// The gRPC code; [`Code::Unavailable`] when there was no answer.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Unreachable { .. } => Code::Unavailable,
+            Self::Refused { code, .. } => *code,
+            Self::Nonsense { .. } => Code::Internal,
+        }
+    }
+}
+
+fn remedy(code: Code) -> &'static str {
+    match code {
+        Code::AlreadyExists => "; `withdraw` or `remove` it first",
+        Code::NotFound => "; `list` shows what there is",
+        Code::PermissionDenied | Code::Unauthenticated => {
+            "; use the certificate of an operator that the controller's configuration names"
+        }
+        Code::Unavailable | Code::DeadlineExceeded => "; try again",
+        _ => "",
+    }
+}
+
+/// A connection to one controller.
+#[derive(Debug, Clone)]
+pub struct Api {
+    client: NorthboundClient<Channel>,
+    address: String,
+}
+
+impl Api {
+    /// Connects to `address` ("host:port") and waits until TLS has named both sides.
+    ///
+    /// # Errors
+    /// [`ApiError::Unreachable`].
+    pub async fn connect(address: &str, credentials: &ApiCredentials) -> Result<Self, ApiError> {
+        let unreachable = |error: &dyn std::error::Error| ApiError::Unreachable {
+            address: address.to_owned(),
+            cause: causes(error),
+        };
+        let tls = ClientTlsConfig::new()
+            .domain_name(CONTROLLER_DNS)
+            .ca_certificate(Certificate::from_pem(&credentials.roots_pem))
+            .identity(Identity::from_pem(
+                &credentials.chain_pem,
+                &credentials.key_pem,
+            ));
+        let channel = Endpoint::from_shared(format!("https://{address}"))
+            .and_then(|endpoint| endpoint.tls_config(tls))
+            .map_err(|error| unreachable(&error))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
+            .connect()
+            .await
+            .map_err(|error| unreachable(&error))?;
+        let client = NorthboundClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        Ok(Self {
+            client,
+            address: address.to_owned(),
+        })
+    }
+
+    /// "host:port" of the controller.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Applies a batch, all or none.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn write(
+        &self,
+        updates: impl IntoIterator<Item = (UpdateType, Kind)>,
+    ) -> Result<v1::WriteResponse, ApiError> {
+        let updates = updates
+            .into_iter()
+            .map(|(kind, entity)| v1::Update {
+                r#type: kind.into(),
+                entity: Some(v1::Entity {
+                    entity: Some(entity),
+                }),
+            })
+            .collect();
+        let answer = self
+            .client
+            .clone()
+            .write(v1::WriteRequest { updates })
+            .await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
+    /// Applies one update; returns what the controller made of the entity.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn write_one(&self, kind: UpdateType, entity: Kind) -> Result<Written, ApiError> {
+        let answer = self.write([(kind, entity)]).await?;
+        let entity = answer
+            .entities
+            .into_iter()
+            .next()
+            .and_then(|entity| entity.entity);
+        let entity = entity.ok_or(ApiError::Nonsense {
+            call: "Write",
+            missing: "the entity written",
+        })?;
+        Ok(Written {
+            entity,
+            generation: answer.generation,
+        })
+    }
+
+    /// Inserts one entity.
+    ///
+    /// # Errors
+    /// [`ApiError`]; ALREADY_EXISTS when it is there.
+    pub async fn insert(&self, entity: Kind) -> Result<Written, ApiError> {
+        self.write_one(UpdateType::Insert, entity).await
+    }
+
+    /// Inserts one entity, or assigns it anew when it is there.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn upsert(&self, entity: Kind) -> Result<Written, ApiError> {
+        match self.insert(entity.clone()).await {
+            Err(error) if error.code() == Code::AlreadyExists => {
+                self.write_one(UpdateType::Modify, entity).await
+            }
+            other => other,
+        }
+    }
+
+    /// Deletes one entity by its key fields; returns the generation without it.
+    ///
+    /// # Errors
+    /// [`ApiError`]; NOT_FOUND when it is not there.
+    pub async fn delete(&self, entity: Kind) -> Result<u64, ApiError> {
+        Ok(self.write([(UpdateType::Delete, entity)]).await?.generation)
+    }
+
+    /// All entities of a kind, or the one with `key` when that is not empty.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn read(&self, kind: ReadKind, key: &str) -> Result<Read, ApiError> {
+        let mut entities = Vec::new();
+        let mut page = String::new();
+        loop {
+            let request = v1::ReadRequest {
+                kind: kind.into(),
+                key: key.to_owned(),
+                page_size: PAGE_SIZE,
+                page,
+            };
+            let answer = self.client.clone().read(request).await;
+            let answer = answer.map_err(|status| self.refused(&status))?.into_inner();
+            entities.extend(
+                answer
+                    .entities
+                    .into_iter()
+                    .filter_map(|entity| entity.entity),
+            );
+            if answer.next_page.is_empty() {
+                return Ok(Read {
+                    entities,
+                    generation: answer.generation,
+                });
+            }
+            page = answer.next_page;
+        }
+    }
+
+    /// Every router and the generation read.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn routers(&self) -> Result<(Vec<v1::Router>, u64), ApiError> {
+        let read = self.read(ReadKind::Router, "").await?;
+        let routers = read.entities.into_iter().filter_map(|entity| match entity {
+            Kind::Router(router) => Some(router),
+            _ => None,
+        });
+        Ok((routers.collect(), read.generation))
+    }
+
+    /// Every agent.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn agents(&self) -> Result<Vec<v1::Agent>, ApiError> {
+        let read = self.read(ReadKind::Agent, "").await?;
+        let agents = read.entities.into_iter().filter_map(|entity| match entity {
+            Kind::Agent(agent) => Some(agent),
+            _ => None,
+        });
+        Ok(agents.collect())
+    }
+
+    /// Every class, in label order.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn classes(&self) -> Result<Vec<v1::Class>, ApiError> {
+        let read = self.read(ReadKind::Class, "").await?;
+        let classes = read.entities.into_iter().filter_map(|entity| match entity {
+            Kind::Class(class) => Some(class),
+            _ => None,
+        });
+        Ok(classes.collect())
+    }
+
+    /// The best classes or agents for a path, an id or a text; `asker` empty = whatever there is.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn resolve(
+        &self,
+        target: v1::resolve::Target,
+        limit: u32,
+        asker: &str,
+    ) -> Result<v1::ResolveResponse, ApiError> {
+        let query = v1::Resolve {
+            query_id: 0,
+            target: Some(target),
+            limit,
+        };
+        let request = v1::ResolveRequest {
+            query: Some(query),
+            asker: asker.to_owned(),
+        };
+        let answer = self.client.clone().resolve(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
+    fn refused(&self, status: &Status) -> ApiError {
+        // A status made on this side of the wire carries the transport's error as its source.
+        match std::error::Error::source(status) {
+            Some(source) => ApiError::Unreachable {
+                address: self.address.clone(),
+                cause: causes(source),
+            },
+            None => ApiError::Refused {
+                code: status.code(),
+                message: status.message().to_owned(),
+            },
+        }
+    }
+}
+
+/// What one update became.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// The entity, with what the controller decided.
+    pub entity: Kind,
+    /// The generation that holds it.
+    pub generation: u64,
+}
+
+/// What was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read {
+    /// The entities, in key order.
+    pub entities: Vec<Kind>,
+    /// The generation they were read at.
+    pub generation: u64,
+}
+
+/// An error and its causes, outermost first, each once.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        next = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn causes_are_told_once_each() {
+        let error = Outer(std::io::Error::other("connection refused"));
+        assert_eq!(causes(&error), "outer: connection refused");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_with_the_address_and_a_remedy() {
+        let authority =
+            crate::pki::Authority::generate(crate::pki::TRUST_DOMAIN).expect("authority");
+        let request =
+            crate::pki::Request::new(crate::pki::TRUST_DOMAIN, &crate::pki::Role::Operator, "ada");
+        let issued = authority.issue(&request.expect("request")).expect("issued");
+        let credentials = ApiCredentials {
+            chain_pem: issued.chain_pem,
+            key_pem: issued.key_pem,
+            roots_pem: authority.certificate_pem().to_owned(),
+        };
+        // Bound and not listening for TLS: closed at once.
+        let error = Api::connect("127.0.0.1:1", &credentials)
+            .await
+            .expect_err("nobody listens");
+        let text = error.to_string();
+        assert!(
+            text.starts_with("cannot reach the controller at 127.0.0.1:1: "),
+            "{text}"
+        );
+        assert!(text.contains("check that it runs there"), "{text}");
+        assert_eq!(error.code(), Code::Unavailable);
+    }
+}
