@@ -1,0 +1,61 @@
+//! Every default of `router.toml`, with its unit and reason.
+
+/// Prometheus endpoint. Loopback, because it is plain HTTP; 9464 is the port
+/// OpenTelemetry's Prometheus exporters use.
+pub const ADMIN: &str = "127.0.0.1:9464";
+
+/// Worker threads.
+pub const WORKERS: u8 = 1;
+
+/// DNS name in the controller's certificate.
+pub const CONTROLLER_SERVER_NAME: &str = "caplane-controller";
+
+/// Bytes. Four packets of this size are the largest train of equal segments that fits one
+/// UDP GSO send (4 x 16,376 = 65,504 <= 65,507).
+pub const UDP_PAYLOAD_BYTES_MAX: usize = 16_376;
+
+/// Packets larger than 1200 bytes are the largest lever on CPU per byte.
+pub const PATH_MTU_DISCOVERY: bool = true;
+
+/// Connections of one worker: 16,384 x about 48 KiB = 768 MiB when all are in use.
+pub const PEERS_MAX: usize = 16_384;
+
+/// Bytes: 16 MiB, the wire format's default bound of a bulk message.
+pub const BULK_MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Bytes per peer and traffic class: 64 of the largest lane messages, or 26 ms of a
+/// 1.25 GB/s (10 Gb/s) receiver; more only adds delay.
+pub const QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes per worker over all peers: 256 full queues. More peers than that
+/// standing still at once is an outage, not a burst.
+pub const QUEUE_TOTAL_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// Questions: at 2 s timeout this admits 512 a second from a controller that never answers.
+pub const RESOLVE_OUTSTANDING_MAX: usize = 1024;
+
+/// Milliseconds. An instance that only listens sends a keepalive every third
+/// of this; 10,000 of them cost 1,000 packets a second.
+pub const IDLE_TIMEOUT_MS: u64 = 30_000;
+
+/// Milliseconds. A live peer answers an unacknowledged packet within a few round trips (QUIC
+/// re-sends with its probe timeout); 1.5 s of silence moves flows of a killed
+/// agent to another well inside 2 s.
+pub const SILENCE_TIMEOUT_MS: u64 = 1_500;
+
+/// Milliseconds from the handshake's end to `Hello`: three lost packets' worth of retransmission.
+pub const HELLO_TIMEOUT_MS: u64 = 5_000;
+
+/// Milliseconds between probes of a neighbour link.
+pub const PROBE_INTERVAL_MS: u64 = 250;
+
+/// Probes without an answer before a link is down: 4 x 250 ms = 1 s, which a
+/// busy two-core machine survives without false alarms.
+pub const PROBE_MISSES: u32 = 4;
+
+/// Milliseconds a drain may take: shorter than the 10 s most supervisors wait before SIGKILL.
+pub const DRAIN_PERIOD_MS: u64 = 5_000;
+
+/// Milliseconds for a relayed Resolve: a text search takes milliseconds, a controller's
+/// failover does not fit anyway, and the asker has its own deadline.
+pub const RESOLVE_TIMEOUT_MS: u64 = 2_000;

@@ -1,0 +1,331 @@
+//! Putting a router together: reads what the configuration names, binds, starts
+//! the threads, and takes them down again.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use caplane_transport::{
+    Credentials, CredentialsError, Endpoint, EndpointConfig, EndpointError, TrustBundle,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::RouterConfig;
+use crate::control::{self, ControlParts};
+use crate::fib_file::{self, FibFileError, HeldTable};
+use crate::shared::{COMMANDS_MAX, Command, NOTES_MAX, Shared, WorkerHandle};
+use crate::southbound::tls::{ControllerTls, ControllerTlsError};
+use crate::southbound::{SelfDescription, SessionCounts, Southbound};
+use crate::state_file;
+use crate::worker::{Worker, WorkerParts};
+
+/// Why a router did not start. Nothing of it is left running then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Certificate, key or roots cannot be used.
+    #[error("credentials: {0}")]
+    Credentials(#[from] CredentialsError),
+    /// The same for the controller's side.
+    #[error("controller: {0}")]
+    Controller(#[from] ControllerTlsError),
+    /// The QUIC socket cannot be bound.
+    #[error("listen: {0}")]
+    Listen(#[from] EndpointError),
+    /// The Prometheus endpoint cannot be bound.
+    #[error("admin: bind {address}: {cause}; choose another port, or 0 for any free one")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's word.
+        cause: std::io::Error,
+    },
+    /// The state folder cannot be used.
+    #[error("state_dir {}: {cause}; it must be a folder this user can write to", path.display())]
+    StateDir {
+        /// The folder.
+        path: PathBuf,
+        /// The operating system's word.
+        cause: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("starting a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Where a router listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// QUIC (UDP).
+    pub listen: SocketAddr,
+    /// Prometheus (TCP).
+    pub admin: SocketAddr,
+}
+
+/// How a router ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was drained or stopped.
+    Asked,
+    /// A worker failed: the operation and the cause.
+    Failed(String),
+}
+
+/// A running router.
+pub struct Router {
+    addresses: Addresses,
+    workers: Vec<WorkerHandle>,
+    threads: Vec<JoinHandle<()>>,
+    ends: mpsc::Receiver<Result<(), String>>,
+    failure: Option<String>,
+    control: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    drain_period: Duration,
+}
+
+impl Router {
+    /// Binds, loads the stored table and starts every thread.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: what failed, on what, and what to do.
+    pub fn start(config: &RouterConfig) -> Result<Self, StartError> {
+        let state_dir = |cause| StartError::StateDir {
+            path: config.state_dir.clone(),
+            cause,
+        };
+        std::fs::create_dir_all(&config.state_dir).map_err(state_dir)?;
+        let tls = ControllerTls::load(&config.controller, &config.credentials)?;
+        let endpoint = Endpoint::bind(endpoint_config(config, credentials(config)?))?;
+        let admin =
+            std::net::TcpListener::bind(config.admin).map_err(|cause| StartError::Admin {
+                address: config.admin,
+                cause,
+            })?;
+        let addresses = Addresses {
+            listen: endpoint.local_addr(),
+            admin: admin.local_addr().map_err(StartError::Thread)?,
+        };
+        let fib_path = config.state_dir.join(fib_file::FILE_NAME);
+        let held = stored_table(fib_file::load(&fib_path));
+        write_addresses(config, addresses).map_err(state_dir)?;
+
+        let shared = Arc::new(Shared::new(
+            config.name.clone(),
+            held.fib.clone(),
+            config.workers,
+        ));
+        let (note_sender, notes) = mpsc::channel(NOTES_MAX);
+        let (command_sender, commands) = crossbeam::channel::bounded(COMMANDS_MAX);
+        let handle = WorkerHandle::new(command_sender, endpoint.waker());
+        let worker = WorkerParts {
+            index: 0,
+            endpoint,
+            shared: shared.clone(),
+            commands,
+            notes: note_sender,
+            limits: config.limits.clone(),
+            timers: config.timers.clone(),
+        };
+        let (end_sender, ends) = mpsc::channel(usize::from(config.workers));
+        let mut router = Self {
+            addresses,
+            workers: vec![handle],
+            threads: Vec::new(),
+            ends,
+            failure: None,
+            control: None,
+            drain_period: config.timers.drain_period,
+        };
+        router.threads.push(spawn_worker(worker, end_sender)?);
+        let counts = Arc::new(SessionCounts::default());
+        let about = SelfDescription {
+            address: config
+                .advertise
+                .as_ref()
+                .map_or_else(|| addresses.listen.to_string(), ToString::to_string),
+        };
+        let southbound = Southbound::new(
+            about,
+            held,
+            shared.clone(),
+            router.workers.clone(),
+            &config.limits,
+            &config.timers,
+            counts.clone(),
+        );
+        let (shutdown_sender, shutdown) = oneshot::channel();
+        let control = spawn_control(ControlParts {
+            southbound,
+            tls,
+            addresses: config.controller.addresses.clone(),
+            admin,
+            shared,
+            workers: router.workers.clone(),
+            notes,
+            counts,
+            fib_path,
+            seed: crate::worker::random_seed(),
+            shutdown,
+        })?;
+        router.control = Some((shutdown_sender, control));
+        tracing::info!(event = "ready", name = %config.name, listen = %addresses.listen, admin = %addresses.admin);
+        Ok(router)
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Begins to drain: peers are told, what is queued is sent, then it ends; within
+    /// the configured period.
+    pub fn drain(&self) {
+        self.tell(Command::Drain);
+    }
+
+    /// Ends at once.
+    pub fn stop(&self) {
+        self.tell(|_| Command::Stop);
+    }
+
+    fn tell(&self, command: impl Fn(Duration) -> Command) {
+        for worker in &self.workers {
+            if worker.send(command(self.drain_period)).is_err() {
+                tracing::error!(
+                    event = "command_lost",
+                    "a worker's command channel is full or closed"
+                );
+            }
+        }
+    }
+
+    /// Waits until every worker has ended; then ends the control thread, which saves the table.
+    /// May be dropped and called again while it waits.
+    pub async fn ended(&mut self) -> Ended {
+        while let Some(end) = self.ends.recv().await {
+            if let Err(reason) = end {
+                self.failure.get_or_insert(reason);
+                self.stop();
+            }
+        }
+        self.join();
+        self.failure.take().map_or(Ended::Asked, Ended::Failed)
+    }
+
+    fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            // A worker's panic was reported through its end.
+            let _ = thread.join();
+        }
+        if let Some((shutdown, thread)) = self.control.take() {
+            let _ = shutdown.send(());
+            if thread.join().is_err() {
+                tracing::error!(event = "control_panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.stop();
+        self.join();
+    }
+}
+
+/// Tells how a worker ended even when it panicked.
+struct EndGuard {
+    sender: mpsc::Sender<Result<(), String>>,
+    end: Result<(), String>,
+}
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        let end = std::mem::replace(&mut self.end, Ok(()));
+        let _ = self.sender.try_send(end);
+    }
+}
+
+fn spawn_worker(
+    parts: WorkerParts,
+    sender: mpsc::Sender<Result<(), String>>,
+) -> Result<JoinHandle<()>, StartError> {
+    let index = parts.index;
+    std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(move || {
+            let mut guard = EndGuard {
+                sender,
+                end: Err(format!(
+                    "worker {index} panicked; this is a fault of the router, its log says where"
+                )),
+            };
+            let end = Worker::new(parts).run();
+            guard.end = end.map_err(|e| format!("worker {index}: {e}"));
+        })
+        .map_err(StartError::Thread)
+}
+
+fn spawn_control(parts: ControlParts) -> Result<JoinHandle<()>, StartError> {
+    std::thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || {
+            if let Err(error) = control::run(parts) {
+                tracing::error!(event = "control_failed", %error, "traffic goes on by the table held; restart the router");
+            }
+        })
+        .map_err(StartError::Thread)
+}
+
+fn credentials(config: &RouterConfig) -> Result<Credentials, CredentialsError> {
+    let mut trust = TrustBundle::new();
+    for domain in &config.credentials.trust {
+        trust.add_file(&domain.domain, &domain.roots)?;
+    }
+    Credentials::from_files(&config.credentials.chain, &config.credentials.key, trust)
+}
+
+fn endpoint_config(config: &RouterConfig, credentials: Credentials) -> EndpointConfig {
+    let mut endpoint = EndpointConfig::new(config.listen, credentials);
+    endpoint.udp_payload_max = config.quic.udp_payload_bytes_max;
+    endpoint.pmtud = config.quic.path_mtu_discovery;
+    endpoint.idle_timeout = config.timers.idle_timeout;
+    endpoint.keepalive = Some(config.timers.idle_timeout / 3);
+    endpoint.silence = Some(config.timers.silence_timeout);
+    endpoint.peers_max = config.limits.peers_max;
+    endpoint.bulk_message_max = config.limits.bulk_message_bytes_max;
+    endpoint
+}
+
+fn stored_table(loaded: Result<Option<HeldTable>, FibFileError>) -> HeldTable {
+    match loaded {
+        Ok(Some(held)) => {
+            tracing::warn!(event = "table_stale", generation = %held.fib.generation(), store = %held.store_id, "forwarding by the stored table until a controller answers");
+            held
+        }
+        Ok(None) => {
+            tracing::info!(
+                event = "table_none",
+                "no stored table; nobody can attach until a controller answers"
+            );
+            HeldTable::none()
+        }
+        Err(error) => {
+            tracing::error!(event = "table_damaged", %error);
+            HeldTable::none()
+        }
+    }
+}
+
+/// `addresses.json`: where the router listens, so that port 0 can be asked for.
+fn write_addresses(config: &RouterConfig, addresses: Addresses) -> std::io::Result<()> {
+    let json = serde_json::json!({
+        "name": config.name,
+        "pid": std::process::id(),
+        "listen": addresses.listen.to_string(),
+        "admin": addresses.admin.to_string(),
+    });
+    let text = format!("{json:#}\n");
+    state_file::replace(&config.state_dir.join("addresses.json"), text.as_bytes())
+}

@@ -1,0 +1,540 @@
+//! A worker: one thread that owns an endpoint, its connections and a Forwarder,
+//! and runs every message to completion.
+//!
+//! Each tick: wait, read the clock once, take the table and the commands, read the socket, act on
+//! events, run timers, send what is queued, flush. Refuses to know the
+//! controller, files and metrics names; it meets the control thread in [`crate::shared`] alone.
+//!
+//! Invariant: between two ticks nobody else touches what a worker owns. There is no lock, no
+//! allocation and no formatting per message here; per connection there is.
+
+mod attach;
+mod bulk;
+mod clock;
+mod draining;
+mod egress;
+mod frames;
+mod links;
+mod peers;
+mod sending;
+mod snapshot;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use caplane_core::forward::{
+    BulkEnd, BulkVerdict, Forwarder, ForwarderConfig, Progress, StreamFault,
+};
+use caplane_core::{DropReason, Now};
+use caplane_proto::v1::ByeCode;
+use caplane_transport::{BulkRx, Endpoint, Event, LaneRx, PeerId};
+use caplane_wire::{HEADER_LEN, Header, StreamCode, TrafficClass};
+use crossbeam::channel::Receiver;
+use tokio::sync::mpsc;
+
+use self::attach::Refusal;
+use self::bulk::{Bulks, Ended, Ingress};
+use self::clock::Clock;
+use self::draining::Drain;
+use self::links::{Action, Links};
+use self::peers::Peers;
+use crate::config::{Limits, Timers};
+use crate::shared::{Command, Note, Shared};
+
+pub use self::snapshot::{BYE_CODES, WorkerCounts, WorkerSnapshot};
+
+/// Commands taken in one tick: a flood of answers must not delay the socket.
+const COMMANDS_PER_TICK: usize = 64;
+
+/// Everything a worker is made of.
+pub struct WorkerParts {
+    /// Number of the worker, from 0.
+    pub index: u8,
+    /// Its bound endpoint.
+    pub endpoint: Endpoint,
+    /// What it shares with the control thread.
+    pub shared: Arc<Shared>,
+    /// What the control thread asks of it.
+    pub commands: Receiver<Command>,
+    /// What it asks of the control thread.
+    pub notes: mpsc::Sender<Note>,
+    /// Upper bounds.
+    pub limits: Limits,
+    /// How long things may take.
+    pub timers: Timers,
+}
+
+/// One worker.
+pub struct Worker {
+    index: u8,
+    endpoint: Endpoint,
+    forwarder: Forwarder,
+    peers: Peers,
+    links: Links<PeerId>,
+    link_actions: Vec<Action<PeerId>>,
+    bulks: Bulks,
+    /// Connections to close after the next flush, once their Bye is on its way.
+    leaving: Vec<(PeerId, ByeCode, String)>,
+    hello_deadlines: VecDeque<(Duration, PeerId)>,
+    drain: Option<Drain>,
+    stop: bool,
+    shared: Arc<Shared>,
+    epoch: u64,
+    commands: Receiver<Command>,
+    notes: mpsc::Sender<Note>,
+    clock: Clock,
+    now: Now,
+    counts: WorkerCounts,
+    timers: Timers,
+    bulk_message_bytes_max: u64,
+    /// The next tick must not sleep: something was resumed or is to be closed.
+    hurry: bool,
+}
+
+impl Worker {
+    /// A worker with the table that is published now.
+    pub fn new(parts: WorkerParts) -> Self {
+        let published = parts.shared.table.load_full();
+        let config = ForwarderConfig {
+            worker: parts.index,
+            queue_bytes_max: parts.limits.queue_bytes_max,
+            queue_total_bytes_max: parts.limits.queue_total_bytes_max,
+            bulk_message_bytes_max: parts.limits.bulk_message_bytes_max,
+            ..ForwarderConfig::default()
+        };
+        let links = Links::new(
+            parts.timers.probe_interval,
+            parts.timers.probe_misses,
+            random_seed(),
+        );
+        let mut worker = Self {
+            index: parts.index,
+            endpoint: parts.endpoint,
+            forwarder: Forwarder::new(config, published.fib.clone()),
+            peers: Peers::new(parts.index),
+            links,
+            link_actions: Vec::new(),
+            bulks: Bulks::default(),
+            leaving: Vec::new(),
+            hello_deadlines: VecDeque::new(),
+            drain: None,
+            stop: false,
+            shared: parts.shared,
+            epoch: published.epoch,
+            commands: parts.commands,
+            notes: parts.notes,
+            clock: Clock::new(),
+            now: Now::default(),
+            counts: WorkerCounts::default(),
+            timers: parts.timers,
+            bulk_message_bytes_max: parts.limits.bulk_message_bytes_max,
+            hurry: true,
+        };
+        worker.reconcile_links();
+        worker
+    }
+
+    /// Runs until drained or stopped.
+    ///
+    /// # Errors
+    ///
+    /// When the socket or the poller fails for good.
+    pub fn run(mut self) -> io::Result<()> {
+        while !self.tick()? {}
+        Ok(())
+    }
+
+    /// One turn of the loop. Returns whether it was the last.
+    fn tick(&mut self) -> io::Result<bool> {
+        let timeout = self.timeout();
+        self.endpoint.wait(timeout)?;
+        let (instant, now) = self.clock.tick();
+        self.now = now;
+        self.counts.ticks += 1;
+        self.take_table();
+        self.take_commands();
+        self.endpoint.receive(instant)?;
+        while let Some(event) = self.endpoint.next_event() {
+            self.on_event(event);
+        }
+        self.run_links();
+        self.expire_hellos();
+        let done = self.drained() || self.stop;
+        self.send_all();
+        self.hurry = self.resume_unblocked();
+        self.endpoint.flush(instant)?;
+        self.close_leaving();
+        Ok(done)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.hurry {
+            return Some(Duration::ZERO);
+        }
+        let hello = self.hello_deadlines.front().map(|&(deadline, _)| deadline);
+        [self.links.next_deadline(), hello, self.drain_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|deadline| deadline.saturating_sub(self.now.mono))
+    }
+
+    /// Takes a newly published table.
+    fn take_table(&mut self) {
+        let published = self.shared.table.load();
+        if published.epoch == self.epoch {
+            return;
+        }
+        let (epoch, fib) = (published.epoch, published.fib.clone());
+        drop(published);
+        self.epoch = epoch;
+        let generation = fib.generation();
+        for key in self.forwarder.set_fib(fib) {
+            let Some(id) = self.peers.by_key(key).map(|peer| peer.id) else {
+                continue;
+            };
+            let reason = "the identity was withdrawn from this router's table";
+            self.leave(id, Refusal::new(ByeCode::Withdrawn, reason));
+        }
+        self.reconcile_links();
+        self.shared.report_live(self.index, epoch);
+        tracing::debug!(event = "table_live", worker = self.index, %generation);
+    }
+
+    fn reconcile_links(&mut self) {
+        if self.drain.is_some() {
+            return;
+        }
+        let fib = self.forwarder.fib().clone();
+        let mut actions = std::mem::take(&mut self.link_actions);
+        self.links
+            .set_neighbours(self.now.mono, fib.neighbours(), &mut actions);
+        self.act_on_links(actions);
+    }
+
+    fn run_links(&mut self) {
+        let mut actions = std::mem::take(&mut self.link_actions);
+        self.links.tick(self.now.mono, &mut actions);
+        self.act_on_links(actions);
+    }
+
+    /// Does what the links ask for; the vector's memory is kept for the next time.
+    fn act_on_links(&mut self, mut actions: Vec<Action<PeerId>>) {
+        for action in actions.drain(..) {
+            match action {
+                Action::Dial {
+                    router,
+                    address,
+                    uri,
+                } => {
+                    let dialled = self.endpoint.connect(address, Some(&uri));
+                    if let Err(error) = &dialled {
+                        tracing::warn!(event = "dial_failed", %router, %address, %error);
+                    }
+                    self.links.dialled(self.now.mono, router, dialled.ok());
+                }
+                Action::LookUp { router, name } => self.note(Note::LookUp {
+                    worker: self.index,
+                    router,
+                    name,
+                }),
+                Action::Probe { peer, sequence } => {
+                    self.send_control(peer, &crate::control_frame::probe(sequence, false));
+                }
+                Action::Alive { peer, alive } => {
+                    let key = self.peers.key(peer);
+                    self.forwarder.peer_alive(key, alive);
+                    let uri = self.peers.get(peer).map_or("", |p| p.uri.as_str());
+                    tracing::warn!(event = "link_liveness", %uri, alive);
+                }
+                Action::Close { peer } => {
+                    let reason = "the link was removed from this router's table";
+                    self.leave(peer, Refusal::new(ByeCode::Withdrawn, reason));
+                }
+            }
+        }
+        if self.link_actions.capacity() == 0 {
+            self.link_actions = actions;
+        }
+    }
+
+    fn take_commands(&mut self) {
+        for _ in 0..COMMANDS_PER_TICK {
+            let Ok(command) = self.commands.try_recv() else {
+                return;
+            };
+            self.on_command(command);
+        }
+        self.hurry = true;
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Report(answer) => {
+                // The asker may have given up waiting.
+                let _ = answer.send(self.snapshot());
+            }
+            Command::Resolved { peer, answer } => self.on_resolved(peer, answer),
+            Command::CloseInstance {
+                label,
+                code,
+                reason,
+            } => {
+                let key = self.shared.attachments().peer(label);
+                if let Some(id) = key.and_then(|k| self.peers.by_key(k)).map(|p| p.id) {
+                    self.leave(id, Refusal::new(code, reason));
+                }
+            }
+            Command::Replaced(key) => self.replaced(key),
+            Command::NeighbourAddress {
+                router,
+                name,
+                address,
+            } => {
+                let mut actions = std::mem::take(&mut self.link_actions);
+                self.links
+                    .address_found(self.now.mono, router, &name, address, &mut actions);
+                self.act_on_links(actions);
+            }
+            Command::Drain(period) => self.start_drain(period),
+            Command::Stop => self.stop = true,
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Lane {
+                peer,
+                lane,
+                class,
+                data,
+            } => self.on_lane(peer, lane, class, data),
+            Event::Bulk {
+                peer,
+                bulk,
+                class,
+                data,
+                fin,
+            } => self.on_bulk(peer, bulk, class, data, fin),
+            Event::Datagram { peer, data } => {
+                let key = self.peers.key(peer);
+                self.forwarder.datagram(self.now, key, data);
+            }
+            Event::Writable { peer } => self.on_writable(peer),
+            Event::Control { peer, message } => self.on_control(peer, message),
+            Event::Connected {
+                peer, uri, dialled, ..
+            } => self.on_connected(peer, uri, dialled),
+            Event::Refused {
+                peer,
+                address,
+                reason,
+            } => {
+                tracing::warn!(event = "connection_refused", %address, dialled = peer.is_some(), %reason);
+                if let Some(peer) = peer {
+                    self.links.down(self.now.mono, peer);
+                }
+            }
+            Event::LaneEnd {
+                peer,
+                lane,
+                partial,
+                ..
+            } => self.on_lane_end(peer, lane, partial),
+            Event::BulkReset { peer, bulk, .. } => {
+                let ingress = Ingress { peer, stream: bulk };
+                if let Some(ended) = self.bulks.cut_by_sender(&mut self.endpoint, ingress) {
+                    self.bulk_ended(ended);
+                }
+            }
+            Event::LaneStopped { peer, lane, .. } => {
+                if let Some(peer) = self.peers.get_mut(peer) {
+                    peer.egress.forget(lane);
+                }
+                self.on_writable(peer);
+            }
+            Event::BulkStopped { peer, bulk, code } => {
+                let ended = self
+                    .bulks
+                    .stopped_by_receiver(&mut self.endpoint, peer, bulk, code);
+                if let Some(ended) = ended {
+                    self.bulk_ended(ended);
+                }
+            }
+            Event::MtuChanged { peer, .. } => {
+                let key = self.peers.key(peer);
+                let datagram_max = self.endpoint.datagram_max(peer);
+                if self.peers.get(peer).is_some_and(|p| p.attached()) {
+                    self.forwarder.peer_datagram_max(key, datagram_max);
+                }
+            }
+            Event::Closed {
+                peer,
+                code,
+                reason,
+                by_peer,
+                cause,
+            } => {
+                let uri = self.peers.get(peer).map_or("", |p| p.uri.as_str());
+                tracing::info!(event = "closed", %uri, code, reason, by_peer, ?cause);
+                self.on_closed(peer);
+            }
+        }
+    }
+
+    fn on_lane(&mut self, peer: PeerId, lane: LaneRx, class: TrafficClass, mut data: BytesMut) {
+        let key = self.peers.key(peer);
+        match self
+            .forwarder
+            .lane(self.now, key, lane.hint(), class, &mut data)
+        {
+            Ok(Progress { blocked, .. }) => {
+                if blocked {
+                    self.endpoint.pause(peer, lane);
+                    if let Some(peer) = self.peers.get_mut(peer) {
+                        peer.paused.push(lane);
+                    }
+                }
+                self.endpoint.lane_rest(peer, lane, data);
+            }
+            Err(StreamFault { reason, .. }) => {
+                self.endpoint
+                    .reset_rx(peer, lane.stream_id(), stream_code(reason).number());
+                tracing::debug!(event = "lane_reset", reason = reason.name());
+            }
+        }
+    }
+
+    fn on_lane_end(&mut self, peer: PeerId, lane: LaneRx, partial: bool) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.paused.retain(|paused| *paused != lane);
+        }
+        if partial {
+            let key = self.peers.key(peer);
+            self.forwarder.lane_cut(key);
+        }
+    }
+
+    fn on_bulk(
+        &mut self,
+        peer: PeerId,
+        stream: BulkRx,
+        class: TrafficClass,
+        mut data: BytesMut,
+        fin: bool,
+    ) {
+        let ingress = Ingress { peer, stream };
+        if !self.bulks.contains(ingress) && !self.open_bulk(ingress, class, &mut data) {
+            return;
+        }
+        let piece: Bytes = data.freeze();
+        if let Some(ended) = self.bulks.piece(&mut self.endpoint, ingress, piece, fin) {
+            self.bulk_ended(ended);
+        }
+    }
+
+    /// Decides a bulk message by its head. Returns whether it goes on.
+    fn open_bulk(&mut self, ingress: Ingress, class: TrafficClass, data: &mut BytesMut) -> bool {
+        let key = self.peers.key(ingress.peer);
+        let head_len = Header::split(data)
+            .map_or(HEADER_LEN, |(h, _)| {
+                HEADER_LEN + usize::from(h.extension_len())
+            })
+            .min(data.len());
+        let verdict = self
+            .forwarder
+            .bulk_open(self.now, key, class, &mut data[..head_len]);
+        let code = match verdict {
+            BulkVerdict::Forward { to, class } => match self.peers.by_key(to).map(|p| p.id) {
+                Some(to) => {
+                    self.bulks.open(ingress, to, class);
+                    return true;
+                }
+                None => {
+                    self.forwarder.bulk_end(to, BulkEnd::Cut, 0);
+                    StreamCode::Gone
+                }
+            },
+            BulkVerdict::Refuse { reason } => stream_code(reason),
+        };
+        let stream_id = ingress.stream.stream_id();
+        self.endpoint
+            .reset_rx(ingress.peer, stream_id, code.number());
+        false
+    }
+
+    fn bulk_ended(&mut self, ended: Ended) {
+        let end = if ended.complete {
+            BulkEnd::Complete
+        } else {
+            BulkEnd::Cut
+        };
+        let key = self.peers.key(ended.to);
+        self.forwarder.bulk_end(key, end, ended.bytes);
+    }
+
+    fn on_writable(&mut self, peer: PeerId) {
+        let key = self.peers.key(peer);
+        self.forwarder.mark_dirty(key);
+        for ended in self.bulks.writable(&mut self.endpoint, peer) {
+            self.bulk_ended(ended);
+        }
+    }
+
+    fn on_closed(&mut self, peer: PeerId) {
+        self.detach(peer);
+        self.links.down(self.now.mono, peer);
+        self.peers.remove(peer);
+    }
+
+    /// Closes connections whose Bye went out with the last flush.
+    fn close_leaving(&mut self) {
+        for (id, code, reason) in self.leaving.drain(..) {
+            self.endpoint.close(id, code as i32 as u64, &reason);
+            self.hurry = true;
+        }
+    }
+
+    fn snapshot(&mut self) -> WorkerSnapshot {
+        let (up, alive) = self.links.up_and_alive();
+        self.counts.neighbours = self.links.len() as u64;
+        self.counts.links_up = up as u64;
+        self.counts.links_alive = alive as u64;
+        self.counts.bulk_active = self.bulks.len() as u64;
+        WorkerSnapshot {
+            forwarder: self.forwarder.counters().clone(),
+            transport: self.endpoint.counters().clone(),
+            worker: self.counts.clone(),
+        }
+    }
+}
+
+/// What a sender is told when its stream is not read any further.
+fn stream_code(reason: DropReason) -> StreamCode {
+    match reason {
+        DropReason::NoRoute | DropReason::Unreachable => StreamCode::NoRoute,
+        DropReason::PolicyDenied => StreamCode::PolicyDenied,
+        DropReason::TooLarge => StreamCode::TooLarge,
+        DropReason::Overloaded | DropReason::RateLimited => StreamCode::Overloaded,
+        DropReason::Malformed => StreamCode::Malformed,
+        DropReason::PeerGone | DropReason::SendFailed => StreamCode::Gone,
+        DropReason::CutShort => StreamCode::CutShort,
+        DropReason::StaleTable
+        | DropReason::HopLimit
+        | DropReason::Deadline
+        | DropReason::ForgedSource
+        | DropReason::ForgedNotice
+        | DropReason::UnknownPeer => StreamCode::Refused,
+    }
+}
+
+/// Differs between processes and workers; nothing secret hangs on it.
+pub(crate) fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+}

@@ -1,0 +1,238 @@
+//! Bulk messages under way: one ingress stream joined to one egress stream, cut
+//! through, with the receiver's flow control holding the sender back.
+//!
+//! What stands here of a message is at most what arrived before its ingress
+//! stream was paused. Refuses to know routing: the Forwarder has decided.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use bytes::Bytes;
+use caplane_transport::{BulkRx, BulkTx, Endpoint, PeerId, SendError};
+use caplane_wire::{StreamCode, TrafficClass};
+
+/// Names a bulk message by where it comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Ingress {
+    pub(super) peer: PeerId,
+    pub(super) stream: BulkRx,
+}
+
+/// How a bulk message ended; the worker tells the Forwarder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) to: PeerId,
+    /// False: it was cut short.
+    pub(super) complete: bool,
+    /// Bytes handed to the transport.
+    pub(super) bytes: u64,
+}
+
+#[derive(Debug)]
+struct Flow {
+    to: PeerId,
+    class: TrafficClass,
+    /// `None` while the receiver allows no more streams.
+    tx: Option<BulkTx>,
+    /// Pieces the egress stream did not take, with their FIN. Their number is bounded by what the
+    /// transport had already read when the ingress stream was paused.
+    waiting: VecDeque<(Bytes, bool)>,
+    paused: bool,
+    sent: u64,
+}
+
+/// All bulk messages of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Bulks {
+    flows: HashMap<Ingress, Flow>,
+    /// Which flows wait for which receiver to be writable.
+    blocked: BTreeSet<(PeerId, Ingress)>,
+}
+
+impl Bulks {
+    /// Bulk messages under way.
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// True when `ingress` is a message whose head was let through.
+    pub(super) fn contains(&self, ingress: Ingress) -> bool {
+        self.flows.contains_key(&ingress)
+    }
+
+    /// A message was let through to `to`; its first piece follows by [`Bulks::piece`].
+    pub(super) fn open(&mut self, ingress: Ingress, to: PeerId, class: TrafficClass) {
+        self.flows.insert(
+            ingress,
+            Flow {
+                to,
+                class,
+                tx: None,
+                waiting: VecDeque::new(),
+                paused: false,
+                sent: 0,
+            },
+        );
+    }
+
+    /// The next bytes of a message. Returns its end, when this was it.
+    pub(super) fn piece(
+        &mut self,
+        endpoint: &mut Endpoint,
+        ingress: Ingress,
+        data: Bytes,
+        fin: bool,
+    ) -> Option<Ended> {
+        let flow = self.flows.get_mut(&ingress)?;
+        flow.waiting.push_back((data, fin));
+        self.advance(endpoint, ingress)
+    }
+
+    /// `to` may take more: moves what waits for it.
+    pub(super) fn writable(&mut self, endpoint: &mut Endpoint, to: PeerId) -> Vec<Ended> {
+        let waiting: Vec<Ingress> = self
+            .blocked
+            .iter()
+            .filter(|(peer, _)| *peer == to)
+            .map(|&(_, ingress)| ingress)
+            .collect();
+        waiting
+            .into_iter()
+            .filter_map(|ingress| self.advance(endpoint, ingress))
+            .collect()
+    }
+
+    /// The sender cut the message short.
+    pub(super) fn cut_by_sender(
+        &mut self,
+        endpoint: &mut Endpoint,
+        ingress: Ingress,
+    ) -> Option<Ended> {
+        let flow = self.remove(ingress)?;
+        if let Some(tx) = flow.tx {
+            endpoint.reset_bulk(flow.to, tx, StreamCode::CutShort.number());
+        }
+        Some(flow.ended(false))
+    }
+
+    /// The receiver stopped the egress stream `tx`.
+    pub(super) fn stopped_by_receiver(
+        &mut self,
+        endpoint: &mut Endpoint,
+        to: PeerId,
+        tx: BulkTx,
+        code: u64,
+    ) -> Option<Ended> {
+        let ingress = self
+            .flows
+            .iter()
+            .find(|(_, flow)| flow.to == to && flow.tx == Some(tx))
+            .map(|(&ingress, _)| ingress)?;
+        endpoint.reset_rx(ingress.peer, ingress.stream.stream_id(), code);
+        self.remove(ingress).map(|flow| flow.ended(false))
+    }
+
+    /// A connection is gone: ends every message from it and to it.
+    pub(super) fn peer_gone(&mut self, endpoint: &mut Endpoint, peer: PeerId) -> Vec<Ended> {
+        let touched: Vec<Ingress> = self
+            .flows
+            .iter()
+            .filter(|(ingress, flow)| ingress.peer == peer || flow.to == peer)
+            .map(|(&ingress, _)| ingress)
+            .collect();
+        let mut ended = Vec::with_capacity(touched.len());
+        for ingress in touched {
+            if ingress.peer == peer {
+                ended.extend(self.cut_by_sender(endpoint, ingress));
+            } else {
+                let code = StreamCode::Gone.number();
+                endpoint.reset_rx(ingress.peer, ingress.stream.stream_id(), code);
+                ended.extend(self.remove(ingress).map(|flow| flow.ended(false)));
+            }
+        }
+        ended
+    }
+
+    /// Sends as much of what waits as the egress stream takes; pauses or resumes the ingress
+    /// stream accordingly.
+    fn advance(&mut self, endpoint: &mut Endpoint, ingress: Ingress) -> Option<Ended> {
+        let flow = self.flows.get_mut(&ingress)?;
+        match flow.push(endpoint) {
+            Pushed::All => {
+                self.blocked.remove(&(flow.to, ingress));
+                if flow.paused {
+                    flow.paused = false;
+                    endpoint.resume_bulk(ingress.peer, ingress.stream);
+                }
+                None
+            }
+            Pushed::Blocked => {
+                self.blocked.insert((flow.to, ingress));
+                if !flow.paused {
+                    flow.paused = true;
+                    endpoint.pause_bulk(ingress.peer, ingress.stream);
+                }
+                None
+            }
+            Pushed::Finished => self.remove(ingress).map(|flow| flow.ended(true)),
+            Pushed::Failed => {
+                let code = StreamCode::Gone.number();
+                endpoint.reset_rx(ingress.peer, ingress.stream.stream_id(), code);
+                self.remove(ingress).map(|flow| flow.ended(false))
+            }
+        }
+    }
+
+    fn remove(&mut self, ingress: Ingress) -> Option<Flow> {
+        let flow = self.flows.remove(&ingress)?;
+        self.blocked.remove(&(flow.to, ingress));
+        Some(flow)
+    }
+}
+
+enum Pushed {
+    /// Nothing waits and the egress stream takes more.
+    All,
+    /// The egress stream, or the receiver's stream limit, holds us back.
+    Blocked,
+    /// The last byte was handed over.
+    Finished,
+    /// The egress stream is closed.
+    Failed,
+}
+
+impl Flow {
+    fn push(&mut self, endpoint: &mut Endpoint) -> Pushed {
+        let tx = match self.tx {
+            Some(tx) => tx,
+            None => match endpoint.open_bulk(self.to, self.class) {
+                Ok(tx) => *self.tx.insert(tx),
+                Err(SendError::StreamLimit) => return Pushed::Blocked,
+                Err(_) => return Pushed::Failed,
+            },
+        };
+        while endpoint.bulk_ready(self.to, tx) {
+            let Some((data, fin)) = self.waiting.pop_front() else {
+                return Pushed::All;
+            };
+            let bytes = data.len() as u64;
+            match endpoint.send_bulk(self.to, tx, data, fin) {
+                Ok(()) => {
+                    self.sent += bytes;
+                    if fin {
+                        return Pushed::Finished;
+                    }
+                }
+                Err(_) => return Pushed::Failed,
+            }
+        }
+        Pushed::Blocked
+    }
+
+    fn ended(&self, complete: bool) -> Ended {
+        Ended {
+            to: self.to,
+            complete,
+            bytes: self.sent,
+        }
+    }
+}
