@@ -59,9 +59,10 @@ pub struct ClientConfig {
     /// First wait before coming back to a lost router, doubled each time and shortened by up to half at random.
     /// Default 100 ms.
     pub reconnect_first: Duration,
-    /// Longest wait between attempts to come back. Default 5 s.
+    /// Longest wait between attempts to come back. Default 10 s (WF-101).
     pub reconnect_longest: Duration,
-    /// Lanes for each traffic class, 1 to 16. Flows are spread over them; a lost packet holds up one lane only. Default 4.
+    /// Lanes for each traffic class, 1 to 7; receipts have one more, and a
+    /// writer should open no more than eight (WF-64). Flows are spread over them; a lost packet holds up one lane only. Default 4.
     pub lanes_per_class: usize,
     /// Bulk streams sent at a time. Default 16: enough for the flows of one agent, few beside the peer's stream limit.
     pub bulk_streams_max: usize,
@@ -93,7 +94,7 @@ impl ClientConfig {
             send_buffer_bytes: 64 << 20,
             attach_timeout: Duration::from_secs(15),
             reconnect_first: Duration::from_millis(100),
-            reconnect_longest: Duration::from_secs(5),
+            reconnect_longest: Duration::from_secs(10),
             lanes_per_class: 4,
             bulk_streams_max: 16,
             bulk_message_max: caplane_wire::BULK_MESSAGE_MAX_DEFAULT,
@@ -147,9 +148,9 @@ impl ClientConfig {
         if self.software.len() > 64 {
             return wrong("the software name is longer than 64 bytes".into());
         }
-        if !(1..=16).contains(&self.lanes_per_class) {
+        if !(1..=7).contains(&self.lanes_per_class) {
             return wrong(format!(
-                "lanes_per_class is 1 to 16, not {}",
+                "lanes_per_class is 1 to 7, not {}",
                 self.lanes_per_class
             ));
         }

@@ -80,6 +80,9 @@ pub enum SendError {
         /// The carrier's limit.
         max: usize,
     },
+    /// Receipts and replies do not come from groups. Nothing was sent.
+    #[error("{0} is a group: its members answer neither receipts nor replies; use `send`")]
+    Group(Label),
     /// A router said what became of the message, and that sending it again is pointless.
     #[error("{router} answered {code}: {}", remedy(*.code))]
     Refused {
@@ -120,7 +123,7 @@ impl SendError {
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::TooLarge { .. } => Fault::Caller,
+            Self::TooLarge { .. } | Self::Group(_) => Fault::Caller,
             Self::Refused { code, .. } => match code {
                 NoticeCode::Malformed | NoticeCode::TooLarge => Fault::Caller,
                 NoticeCode::NoRoute | NoticeCode::PolicyDenied => Fault::Peer,
@@ -139,10 +142,14 @@ pub enum CloseReason {
     /// `Client::close` was called or every handle was dropped.
     #[error("closed by the application")]
     Application,
-    /// Another process attached under the same instance name; it stays and this one may not come back. Give each process
-    /// its own instance name.
-    #[error("another process attached under the instance name {0:?}; give each its own name")]
-    Replaced(String),
+    /// The router closed the connection with a code that says not to come back (SPEC.md, WF-101).
+    #[error("the router closed the attachment: {code} ({reason}); {}", comeback(*.code))]
+    Refused {
+        /// The code.
+        code: CloseCode,
+        /// The router's words.
+        reason: String,
+    },
     /// The socket failed for good.
     #[error("the transport failed: {0}; attach anew")]
     Transport(String),
@@ -151,7 +158,8 @@ pub enum CloseReason {
 impl CloseReason {
     fn fault(&self) -> Fault {
         match self {
-            Self::Application | Self::Replaced(_) => Fault::Caller,
+            Self::Application => Fault::Caller,
+            Self::Refused { .. } => Fault::Peer,
             Self::Transport(_) => Fault::Operating,
         }
     }
@@ -195,6 +203,19 @@ impl ResolveError {
             Self::TooLarge { .. } | Self::TooMany(_) => Fault::Caller,
             Self::Closed(reason) => reason.fault(),
         }
+    }
+}
+
+/// What a person should do about a closed attachment.
+fn comeback(code: CloseCode) -> &'static str {
+    match code {
+        CloseCode::Replaced => "another process uses this instance name: give each its own",
+        CloseCode::Withdrawn => "the identity was withdrawn: have it registered again",
+        CloseCode::NotAllowed => "ask the operator what this identity may do",
+        CloseCode::Protocol => {
+            "the client and the router do not fit together: compare their versions"
+        }
+        _ => "attach again",
     }
 }
 

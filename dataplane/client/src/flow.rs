@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use caplane_wire::HEADER_LEN;
+use caplane_wire::{HEADER_LEN, LANE_MESSAGE_MAX, LabelKind};
 use tokio::sync::oneshot;
 
 use crate::address::Destination;
@@ -108,6 +108,10 @@ impl Flow {
         ticket: Option<Ticket>,
     ) -> Result<(), SendError> {
         let shared = &self.handle.shared;
+        let group = self.destination.label.kind() == LabelKind::Group;
+        if group && mode != Mode::Forget {
+            return Err(SendError::Group(self.destination.label));
+        }
         let extension = if self.options.deadline {
             DEADLINE_LEN
         } else {
@@ -115,6 +119,13 @@ impl Flow {
         };
         let bytes = HEADER_LEN + extension + payload.len();
         match self.options.carrier {
+            // A bulk message cannot be copied to a group (WF-68).
+            Carrier::Stream if group && bytes > LANE_MESSAGE_MAX => {
+                return Err(SendError::TooLarge {
+                    bytes,
+                    max: LANE_MESSAGE_MAX,
+                });
+            }
             Carrier::Stream => shared.check_size(bytes)?,
             // What fits on the path now is known when it leaves.
             Carrier::Datagram if bytes > DATAGRAM_MAX => {

@@ -1,8 +1,10 @@
 //! One flow as its sender keeps it: what waits for a number, what waits for a receipt, what waits for a reply, and where
 //! the flow is pinned. Knows nothing of other flows.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
+
+use caplane_wire::LabelKind;
 
 use super::outstanding::{Look, Outstanding};
 use super::queues::{Queue, Queues, Waiting};
@@ -12,25 +14,15 @@ use super::{Address, Message, Mode, Now};
 use crate::address::Destination;
 use crate::options::{Carrier, FlowOptions};
 
-/// A request whose delivery was receipted: only its reply is missing.
-#[derive(Debug)]
-pub(crate) struct Awaiting<T> {
-    pub(crate) ticket: Option<T>,
-    pub(crate) submitted: Duration,
-    pub(crate) deadline: Duration,
-    pub(crate) charge: usize,
-}
-
 #[derive(Debug)]
 pub(crate) struct FlowState<T> {
     pub(crate) id: u64,
     pub(crate) destination: Destination,
     pub(crate) options: FlowOptions,
     pub(crate) window: SendWindow<Outstanding<T>>,
-    pub(crate) awaiting: HashMap<u32, Awaiting<T>>,
     pub(crate) pending: VecDeque<Message<T>>,
     pub(crate) pending_bulk: VecDeque<Message<T>>,
-    /// The bulk message that is not settled: the next one waits for it, since two streams do not keep order.
+    /// The bulk message that is not known to have arrived: the next one waits for it, since two streams do not keep order.
     pub(crate) bulk: Option<u32>,
     pub(crate) pin: Option<Address>,
     /// Policy allows the class and not its members by name: never pin again.
@@ -50,7 +42,6 @@ impl<T> FlowState<T> {
             destination,
             options,
             window: SendWindow::new(0),
-            awaiting: HashMap::new(),
             pending: VecDeque::new(),
             pending_bulk: VecDeque::new(),
             bulk: None,
@@ -69,6 +60,14 @@ impl<T> FlowState<T> {
             domain: self.destination.domain,
             label: self.destination.label,
         })
+    }
+
+    /// Tenant of the next message: part of a class's name and of nothing else (WF-27).
+    pub(crate) fn tenant(&self) -> u32 {
+        match self.target().label.kind() {
+            LabelKind::Class => self.destination.tenant,
+            _ => 0,
+        }
     }
 
     /// Holds on to the instance that answered, when the flow wants that and it is not decided already.
@@ -161,12 +160,10 @@ impl<T> FlowState<T> {
             Look::Later(at) => at,
             Look::Resend | Look::Expired => now.mono,
         });
-        let waits = self.awaiting.values().map(|wait| wait.deadline);
         let pending = self.pending.iter().chain(&self.pending_bulk);
         looks
             .min()
             .into_iter()
-            .chain(waits)
             .chain(pending.map(|message| message.deadline))
             .min()
     }
@@ -176,7 +173,6 @@ impl<T> FlowState<T> {
         !self.open
             && self.loose == 0
             && self.window.is_empty()
-            && self.awaiting.is_empty()
             && self.pending.is_empty()
             && self.pending_bulk.is_empty()
     }
@@ -185,7 +181,6 @@ impl<T> FlowState<T> {
     pub(crate) fn is_busy(&self) -> bool {
         self.loose > 0
             || !self.window.is_empty()
-            || !self.awaiting.is_empty()
             || !self.pending.is_empty()
             || !self.pending_bulk.is_empty()
     }

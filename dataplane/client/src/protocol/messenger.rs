@@ -92,6 +92,10 @@ pub(crate) type FlowTable<T> = HashMap<u64, FlowState<T>, BuildHasherDefault<Flo
 /// The sender's and receiver's state of one client. `T` names who waits for a message.
 pub(crate) struct Messenger<T> {
     pub(super) me: Option<Me>,
+    /// Who we are or were last.
+    pub(super) last_me: Option<Address>,
+    /// Who we were before that: messages sent as such may still be on their way.
+    pub(super) me_before: Option<Address>,
     pub(super) flows: FlowTable<T>,
     pub(super) replies: HashMap<ReplyKey, Outstanding<T>>,
     pub(super) queues: Queues<T>,
@@ -111,6 +115,8 @@ impl<T> Messenger<T> {
         assert!(limits.lanes_per_class > 0, "a class needs a lane");
         Self {
             me: None,
+            last_me: None,
+            me_before: None,
             flows: HashMap::default(),
             replies: HashMap::new(),
             queues: Queues::new(limits.lanes_per_class),
@@ -127,6 +133,9 @@ impl<T> Messenger<T> {
 
     /// A router granted this address; what is sent from now on is sent from it.
     pub(crate) fn attached(&mut self, me: Me) {
+        if self.last_me != Some(me.address) {
+            self.me_before = self.last_me.replace(me.address);
+        }
         self.me = Some(me);
     }
 
@@ -158,6 +167,11 @@ impl<T> Messenger<T> {
                 queues.push_front(out.queue, Waiting::Reply(*key));
             }
         }
+    }
+
+    /// Whether a message from `address` is one of our own.
+    pub(super) fn is_me(&self, address: Address) -> bool {
+        self.last_me == Some(address) || self.me_before == Some(address)
     }
 
     /// Begins a flow under an id of the caller's choice.
@@ -210,7 +224,7 @@ impl<T> Messenger<T> {
         timeout: Duration,
         submission: Submission<T>,
     ) {
-        if self.me.is_some_and(|me| me.address == key.to) {
+        if self.is_me(key.to) {
             return self.reply_to_self(now, key, class, submission);
         }
         let message = stamp(now, submission, timeout, false);
@@ -347,7 +361,6 @@ impl<T> Messenger<T> {
                     .chain(flow.pending_bulk)
                     .filter_map(|message| message.ticket),
             );
-            tickets.extend(flow.awaiting.into_values().filter_map(|wait| wait.ticket));
         }
         let replies = std::mem::take(&mut self.replies);
         tickets.extend(replies.into_values().filter_map(|out| out.message.ticket));

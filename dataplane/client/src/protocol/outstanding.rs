@@ -5,7 +5,7 @@ use std::time::Duration;
 use caplane_wire::{NoticeCode, TrafficClass};
 
 use super::queues::Queue;
-use super::rtt::{ResendBounds, Rtt};
+use super::rtt::Rtt;
 use super::{Address, Message, Mode, Now};
 use crate::error::SendError;
 
@@ -18,6 +18,9 @@ pub(crate) enum Phase {
     Writing { epoch: u32 },
     /// Handed over whole; at `due` it is sent again.
     Sent { at: Duration, epoch: u32 },
+    /// A request whose delivery is confirmed: only its reply is missing. It keeps its place in the window, so that the reply
+    /// stays inside ours (WF-82).
+    Receipted,
 }
 
 #[derive(Debug)]
@@ -72,7 +75,7 @@ impl<T> Outstanding<T> {
             Phase::Sent { .. } if self.due <= now.mono && self.paces_only() => Look::Expired,
             Phase::Sent { .. } if self.due <= now.mono => Look::Resend,
             Phase::Sent { .. } => Look::Later(self.due.min(deadline)),
-            Phase::Queued | Phase::Writing { .. } => Look::Later(deadline),
+            Phase::Queued | Phase::Writing { .. } | Phase::Receipted => Look::Later(deadline),
         }
     }
 
@@ -105,30 +108,20 @@ impl<T> Outstanding<T> {
         Some(self.due.min(self.message.deadline))
     }
 
-    /// A router could not carry it just now: wait twice as long as for a receipt. Answers when to look at it again.
-    pub(crate) fn put_off(
-        &mut self,
-        now: Now,
-        code: NoticeCode,
-        bounds: &ResendBounds,
-    ) -> Duration {
-        self.last_notice = Some(code);
-        if let Phase::Writing { epoch } = self.phase {
-            self.phase = Phase::Sent {
-                at: now.mono,
-                epoch,
-            };
-        }
-        // The attempts so far count, so that a router that keeps saying so is asked ever more rarely.
-        self.due = now.mono + Rtt::default().resend_after(self.attempts, bounds);
-        self.due.min(self.message.deadline)
+    /// Delivery of a request is confirmed. Answers what of its charge is free now: the payload is not needed any more.
+    pub(crate) fn receipted(&mut self) -> usize {
+        self.phase = Phase::Receipted;
+        let payload = std::mem::take(&mut self.message.payload);
+        let freed = payload.len().min(self.message.charge);
+        self.message.charge -= freed;
+        freed
     }
 
     /// From the last hand-over until now.
     pub(crate) fn round_trip(&self, now: Now) -> Duration {
         match self.phase {
             Phase::Sent { at, .. } => now.mono.saturating_sub(at),
-            Phase::Queued | Phase::Writing { .. } => {
+            Phase::Queued | Phase::Writing { .. } | Phase::Receipted => {
                 now.mono.saturating_sub(self.message.submitted)
             }
         }
@@ -146,7 +139,7 @@ impl<T> Outstanding<T> {
     /// Whether it was handed to a link that is lost now.
     pub(crate) fn rode_on(&self, lost: u32) -> bool {
         match self.phase {
-            Phase::Queued => false,
+            Phase::Queued | Phase::Receipted => false,
             Phase::Writing { epoch } | Phase::Sent { epoch, .. } => epoch <= lost,
         }
     }
@@ -156,7 +149,7 @@ impl<T> Outstanding<T> {
         let waited = now.mono.saturating_sub(self.message.submitted);
         match self.message.mode {
             Mode::Request => SendError::NoReply {
-                receipted: false,
+                receipted: self.phase == Phase::Receipted,
                 waited,
             },
             Mode::Forget | Mode::Receipt => SendError::NoReceipt {

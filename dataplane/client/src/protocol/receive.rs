@@ -7,7 +7,6 @@ use caplane_wire::{
 };
 
 use super::dedup::{FlowKey, Seen};
-use super::flow::Awaiting;
 use super::messenger::Messenger;
 use super::outstanding::{Outstanding, Phase};
 use super::queues::Waiting;
@@ -102,6 +101,7 @@ impl<T> Messenger<T> {
             Seen::TooOld => {
                 self.counters.too_old += 1;
                 buffer.advance(total);
+                self.confirm(&header); // counts as delivered (WF-83)
                 return Disposition::Consumed;
             }
         }
@@ -135,7 +135,7 @@ impl<T> Messenger<T> {
     /// Whether a data message answers one of our own flows. A message of our own that came back to us is none: the flow's
     /// destination is a class that we serve ourselves.
     fn is_answer(&self, header: &View, source: Address) -> bool {
-        self.me.is_none_or(|me| me.address != source)
+        !self.is_me(source)
             && self
                 .flows
                 .get(&header.flow())
@@ -148,26 +148,18 @@ impl<T> Messenger<T> {
         let Some(flow) = self.flows.get_mut(&id) else {
             return false;
         };
-        let unreceipted = flow
-            .window
-            .get(sequence)
-            .is_some_and(|out| out.message.mode == Mode::Request);
-        let (ticket, charge) = if unreceipted {
-            let Some(out) = flow.settle(sequence) else {
-                return false;
-            };
-            out.sample(now, &mut flow.rtt);
-            (out.message.ticket, out.message.charge)
-        } else {
-            let Some(wait) = flow.awaiting.remove(&sequence) else {
-                return false;
-            };
-            (wait.ticket, wait.charge)
+        let asked = flow.window.get(sequence);
+        if asked.is_none_or(|out| out.message.mode != Mode::Request) {
+            return false;
+        }
+        let Some(out) = flow.settle(sequence) else {
+            return false;
         };
+        out.sample(now, &mut flow.rtt);
         flow.pin_to(source);
         flow.admit(&mut self.queues);
-        self.release(charge);
-        if let Some(ticket) = ticket {
+        self.release(out.message.charge);
+        if let Some(ticket) = out.message.ticket {
             self.effects.push(Effect::Settled {
                 ticket,
                 outcome: Ok(Settled::Reply(reply)),
@@ -179,7 +171,8 @@ impl<T> Messenger<T> {
 
     /// Queues a receipt when one is wanted.
     fn confirm(&mut self, header: &View) {
-        if header.flags().contains(Flags::RECEIPT) {
+        let group = header.requested_label().kind() == LabelKind::Group;
+        if header.flags().contains(Flags::RECEIPT) && !group {
             // The source is filled in when it leaves: we may be somebody else by then.
             self.queues
                 .push_receipt(receipt::receipt(header, Label::NONE, 0));
@@ -204,34 +197,27 @@ impl<T> Messenger<T> {
             self.counters.unmatched += 1;
             return;
         }
-        let Some(out) = flow.settle(sequence) else {
+        let Some(out) = flow.window.get_mut(sequence) else {
             self.counters.unmatched += 1;
             return;
         };
         out.sample(now, &mut flow.rtt);
-        flow.pin_to(source);
         if out.message.mode == Mode::Request {
-            let message = out.message;
-            // The payload is free now; what is left is the wait.
-            let payload = message.payload.len().min(message.charge);
-            self.released += payload;
-            flow.awaiting.insert(
-                sequence,
-                Awaiting {
-                    ticket: message.ticket,
-                    submitted: message.submitted,
-                    deadline: message.deadline,
-                    charge: message.charge - payload,
-                },
-            );
-            flow.admit(&mut self.queues);
-            let deadline = message.deadline;
-            self.arm_flow(id, deadline);
-        } else {
-            flow.admit(&mut self.queues);
-            self.settle_receipt(now, id, sequence, source, out);
-            self.forget_if_over(id);
+            self.released += out.receipted();
+            flow.pin_to(source);
+            if flow.bulk == Some(sequence) {
+                flow.bulk = None; // it arrived: the next one cannot overtake it
+                flow.admit(&mut self.queues);
+            }
+            return;
         }
+        flow.pin_to(source);
+        let settled = flow.settle(sequence);
+        flow.admit(&mut self.queues);
+        if let Some(out) = settled {
+            self.settle_receipt(now, id, sequence, source, out);
+        }
+        self.forget_if_over(id);
     }
 
     fn settle_receipt(
@@ -269,6 +255,10 @@ impl<T> Messenger<T> {
             return;
         };
         let offending = notice.offending();
+        if !self.is_me(source_of(&offending)) {
+            self.counters.unmatched += 1; // not about a message of ours (WF-92)
+            return;
+        }
         let asked = Address {
             domain: offending.destination_domain(),
             label: offending.requested_label(),
@@ -307,18 +297,16 @@ impl<T> Messenger<T> {
             Tag::Flow { flow, sequence } => {
                 self.flow_rejected(now, flow, sequence, asked, code, router);
             }
-            Tag::Reply(key) => {
-                let Some(out) = self.replies.get_mut(&key) else {
-                    self.counters.unmatched += 1;
-                    return;
-                };
-                if code.stops_resend() {
+            Tag::Reply(key) => match self.replies.get_mut(&key) {
+                None => self.counters.unmatched += 1,
+                Some(_) if code.stops_resend() => {
                     self.give_up(tag, SendError::Refused { code, router });
-                } else {
-                    let due = out.put_off(now, code, &self.limits.resend);
-                    self.arm_reply(key, due);
                 }
-            }
+                Some(out) => {
+                    out.last_notice = Some(code);
+                    self.bulk_written(now, tag); // a stopped stream is written no further
+                }
+            },
         }
     }
 
@@ -343,11 +331,10 @@ impl<T> Messenger<T> {
             && lets_go
         {
             flow.pin_refused |= code == NoticeCode::PolicyDenied;
-            return self.unpin(id, sequence, from);
+            return self.unpin(id, Some(sequence), from);
         }
         let Some(out) = flow.window.get_mut(sequence) else {
-            self.counters.unmatched += 1;
-            return;
+            return; // nobody waits for it; the event says what became of it
         };
         if out.paces_only() {
             // Never sent twice; the notice itself was passed on.
@@ -360,13 +347,13 @@ impl<T> Messenger<T> {
             let tag = Tag::Flow { flow: id, sequence };
             self.give_up(tag, SendError::Refused { code, router });
         } else {
-            let due = out.put_off(now, code, &self.limits.resend);
-            self.arm_flow(id, due);
+            out.last_notice = Some(code); // the timer runs on (WF-84)
+            self.bulk_written(now, Tag::Flow { flow: id, sequence });
         }
     }
 
     /// Lets go of an instance: everything unsettled that was sent to it goes to the flow's destination again, at once.
-    fn unpin(&mut self, id: u64, noticed: u32, from: Address) {
+    pub(super) fn unpin(&mut self, id: u64, noticed: Option<u32>, from: Address) {
         let Some(flow) = self.flows.get_mut(&id) else {
             return;
         };
@@ -375,8 +362,9 @@ impl<T> Messenger<T> {
             flow.pin = None;
         }
         for (sequence, out) in flow.window.iter_mut().rev() {
-            let lost = sequence == noticed || (was_pinned && out.sent_to == Some(from));
-            if lost && matches!(out.phase, Phase::Sent { .. }) && !out.paces_only() {
+            let lost = noticed == Some(sequence) || (was_pinned && out.sent_to == Some(from));
+            let sent = matches!(out.phase, Phase::Sent { .. } | Phase::Writing { .. });
+            if lost && sent && !out.paces_only() {
                 out.phase = Phase::Queued;
                 self.queues
                     .push_front(out.queue, Waiting::Flow { flow: id, sequence });
@@ -392,7 +380,7 @@ impl<T> Messenger<T> {
     }
 }
 
-fn source_of(header: &View) -> Address {
+fn source_of<B: AsRef<[u8]>>(header: &Header<B>) -> Address {
     Address {
         domain: header.source_domain(),
         label: header.source_label(),

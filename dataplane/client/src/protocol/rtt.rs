@@ -1,5 +1,5 @@
-//! When to send a message again: the estimator of RFC 6298 over the time from hand-over to receipt. Knows nothing of
-//! what is sent. Times include the receiver's queue, as they must: the receipt comes after delivery.
+//! When to send a message again: the estimator of RFC 6298 over the time from hand-over to receipt, at least twice the round
+//! trip (WF-82). Knows nothing of what is sent. Times include the receiver's queue, as they must: the receipt comes after delivery.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ impl Default for ResendBounds {
     fn default() -> Self {
         Self {
             initial: Duration::from_secs(1),
-            least: Duration::from_millis(250),
-            most: Duration::from_secs(8),
+            least: Duration::from_millis(200),
+            most: Duration::from_secs(10),
         }
     }
 }
@@ -52,7 +52,7 @@ impl Rtt {
     pub(crate) fn resend_after(&self, attempts: u32, bounds: &ResendBounds) -> Duration {
         let base = match self.smoothed {
             None => bounds.initial,
-            Some(smoothed) => smoothed + self.variation * 4,
+            Some(smoothed) => (smoothed + self.variation * 4).max(smoothed * 2),
         };
         base.max(bounds.least)
             .saturating_mul(1_u32 << attempts.saturating_sub(1).min(16))
@@ -74,7 +74,7 @@ mod tests {
         }
         let once = rtt.resend_after(1, &bounds);
         assert!(
-            once >= Duration::from_millis(395) && once < Duration::from_millis(420),
+            once >= Duration::from_millis(790) && once < Duration::from_millis(810),
             "{once:?}"
         );
         assert_eq!(rtt.resend_after(2, &bounds), once * 2);

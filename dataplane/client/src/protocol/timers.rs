@@ -8,8 +8,10 @@ use std::time::Duration;
 use super::messenger::Messenger;
 use super::outstanding::{Look, Outstanding, Phase};
 use super::queues::{Queue, Waiting};
-use super::{Effect, Message, Now, ReplyKey, Tag};
-use crate::error::SendError;
+use super::{Message, Now, ReplyKey, Tag};
+
+/// Unanswered resends after which a flow lets go of the instance it is pinned to (WF-88).
+const SILENT_RESENDS: u32 = 3;
 
 /// What a timer is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,19 +66,25 @@ impl<T> Messenger<T> {
             return; // overtaken
         }
         flow.armed = None;
+        let mut silent = None;
         for (sequence, out) in flow.window.iter_mut() {
             match out.look(now) {
                 Look::Later(_) => {}
                 Look::Expired => self.expired.push(sequence),
                 Look::Resend => {
+                    if out.attempts > SILENT_RESENDS {
+                        silent = out.sent_to;
+                    }
                     out.phase = Phase::Queued;
                     self.queues
                         .push(out.queue, Waiting::Flow { flow: id, sequence });
                 }
             }
         }
+        if let Some(pinned) = silent.filter(|silent| flow.pin == Some(*silent)) {
+            self.unpin(id, None, pinned);
+        }
         self.expire_window(now, id);
-        self.expire_awaiting(now, id);
         self.expire_pending(now, id);
         if let Some(flow) = self.flows.get_mut(&id) {
             flow.admit(&mut self.queues);
@@ -105,29 +113,6 @@ impl<T> Messenger<T> {
             }
         }
         self.expired = expired;
-    }
-
-    fn expire_awaiting(&mut self, now: Now, id: u64) {
-        let Some(flow) = self.flows.get_mut(&id) else {
-            return;
-        };
-        let (effects, released) = (&mut self.effects, &mut self.released);
-        flow.awaiting.retain(|_, wait| {
-            if wait.deadline > now.mono {
-                return true;
-            }
-            *released += wait.charge;
-            if let Some(ticket) = wait.ticket.take() {
-                effects.push(Effect::Settled {
-                    ticket,
-                    outcome: Err(SendError::NoReply {
-                        receipted: true,
-                        waited: now.mono.saturating_sub(wait.submitted),
-                    }),
-                });
-            }
-            false
-        });
     }
 
     /// Messages that never got a number: the window was full, or nothing was attached, for all of their time.

@@ -44,7 +44,7 @@ impl<T> Messenger<T> {
 
     fn next_tracked(&mut self, now: Now, me: Me, id: u64, sequence: u32) -> Option<Outgoing> {
         let flow = self.flows.get_mut(&id)?;
-        let target = flow.target();
+        let (target, tenant) = (flow.target(), flow.tenant());
         let out = flow.window.get_mut(sequence)?;
         if out.phase != Phase::Queued || out.message.deadline <= now.mono {
             return None; // settled by another copy's receipt, or the timer ends it
@@ -57,7 +57,7 @@ impl<T> Messenger<T> {
         self.counters.resent += u64::from(out.attempts > 1);
         let envelope = Envelope {
             to: target,
-            tenant: flow.destination.tenant,
+            tenant,
             class: out.class,
             flags: flow.options.flags() | Flags::RECEIPT,
             tag: Tag::Flow { flow: id, sequence },
@@ -96,7 +96,7 @@ impl<T> Messenger<T> {
         let over = !flow.open;
         let envelope = Envelope {
             to: flow.target(),
-            tenant: flow.destination.tenant,
+            tenant: flow.tenant(),
             class: flow.options.class,
             flags: flow.options.flags(),
             tag: Tag::Flow { flow: id, sequence },
