@@ -1,0 +1,4 @@
+//! libFuzzer's way into [`caplane_fuzz::bulk_framing`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| caplane_fuzz::bulk_framing(data));

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Fuzzes each target for so many seconds:  fuzz/run.sh [SECONDS] [TARGET...]
+#
+# libFuzzer with coverage, on any toolchain: the flags below are what cargo-fuzz passes, less the address sanitizer,
+# which needs a nightly and finds little in crates that forbid unsafe code. Where libFuzzer cannot be built (it needs
+# a C++ compiler), the corpus is mutated from a seed instead, without coverage; the script says which.
+# FUZZ_ENGINE=mutate or libfuzzer forces one. Finds are kept in fuzz/artifacts/TARGET/, and the script ends with 1.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+seconds=${1:-60}
+[[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "usage: fuzz/run.sh [SECONDS] [TARGET...]" >&2; exit 2; }
+shift || true
+targets=("$@")
+if [ ${#targets[@]} -eq 0 ]; then
+    for file in fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
+fi
+for target in "${targets[@]}"; do
+    [ -f "fuzz_targets/$target.rs" ] || { echo "fuzz: no target is called $target" >&2; exit 2; }
+done
+
+engine=${FUZZ_ENGINE:-any}
+host=$(rustc -vV | sed -n 's/^host: //p')
+# Apart from the products' target folder, since the flags differ.
+build=$PWD/target
+coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
+coverage+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
+coverage+=" -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions --cfg fuzzing"
+
+with_libfuzzer() {
+    echo "fuzz: building with libFuzzer and coverage (the first time several minutes)"
+    local bins=()
+    for target in "${targets[@]}"; do bins+=(--bin "$target"); done
+    # --target keeps the flags away from build scripts and macros.
+    RUSTFLAGS="$coverage" cargo build --locked --release --target "$host" --target-dir "$build" \
+        -p caplane-fuzz --features libfuzzer "${bins[@]}"
+}
+
+run_libfuzzer() {
+    local failed=0
+    for target in "${targets[@]}"; do
+        # New inputs of this run go to a folder of their own: the corpus in the tree holds chosen ones only.
+        local found=$build/found/$target log=$build/$target.log
+        mkdir -p "$found" "artifacts/$target"
+        if "$build/$host/release/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=70000 \
+            -artifact_prefix="artifacts/$target/" -print_final_stats=1 "$found" "corpus/$target" >"$log" 2>&1; then
+            local runs coverage
+            runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+            coverage=$(grep -o 'cov: [0-9]*' "$log" | tail -1)
+            echo "fuzz: $target: $runs inputs in $seconds s, $coverage, all well"
+        else
+            failed=1
+            tail -n 40 "$log" >&2
+            echo "fuzz: $target failed; the input is in fuzz/artifacts/$target/, the log in $log" >&2
+            echo "fuzz: once mended, keep the input as a seed in fuzz/corpus/$target/" >&2
+        fi
+    done
+    return $failed
+}
+
+case $engine in
+    libfuzzer) with_libfuzzer; run_libfuzzer; exit ;;
+    any) if with_libfuzzer; then run_libfuzzer; exit; fi
+        echo "fuzz: libFuzzer cannot be built here; mutating the corpus without coverage instead" >&2 ;;
+    mutate) echo "fuzz: mutating the corpus, without coverage" ;;
+    *) echo "fuzz: FUZZ_ENGINE is libfuzzer or mutate, not $engine" >&2; exit 2 ;;
+esac
+cargo build --locked --release -p caplane-fuzz --bin mutate
+folder=$(cargo metadata --format-version 1 --no-deps | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
+# A new seed a day: repeatable, and not the same inputs for ever.
+exec "$folder/release/mutate" "$seconds" "${FUZZ_SEED:-$(date +%Y%m%d)}" "${targets[@]}"
