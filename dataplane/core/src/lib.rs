@@ -10,6 +10,7 @@
 //! (`tests/sim`) run the very same code.
 #![forbid(unsafe_code)]
 
+mod choice;
 pub mod counters;
 pub mod drop_reason;
 pub mod fib;

@@ -17,13 +17,13 @@ pub struct ForwarderConfig {
     pub queue_total_bytes_max: usize,
     /// What a queue may always hold, however full the budget is, bytes.
     ///
-    /// Default 128 KiB: two messages of the largest lane size, so that a blocking sender always makes
-    /// progress.
+    /// Default 64 KiB: one message of the largest lane size, so that every peer still gets something.
     pub queue_bytes_floor: usize,
     /// Charge above which a queue counts as backlogged: small messages that would newly pin a slab
     /// are copied out from here on.
     ///
-    /// Default 256 KiB: a queue that drains every tick stays below (1.25 GB/s x 200 us).
+    /// Default 1 MiB: four slabs; a queue that drains every tick stays below (1.25 GB/s x 200 us, in
+    /// at most two slabs).
     pub backlog_bytes: usize,
     /// Size of the transport's slabs, bytes: what one slice may pin.
     pub slab_bytes: usize,
@@ -38,8 +38,6 @@ pub struct ForwarderConfig {
     pub notices_per_second: u32,
     /// Notices made at once after a pause.
     pub notice_burst: u32,
-    /// Seed of the choices that are not by flow (least-queued of two).
-    pub seed: u64,
 }
 
 impl Default for ForwarderConfig {
@@ -48,14 +46,13 @@ impl Default for ForwarderConfig {
             worker: 0,
             queue_bytes_max: 4 << 20,
             queue_total_bytes_max: 256 << 20,
-            queue_bytes_floor: 128 << 10,
-            backlog_bytes: 256 << 10,
+            queue_bytes_floor: 64 << 10,
+            backlog_bytes: 1 << 20,
             slab_bytes: 256 << 10,
             bulk_message_bytes_max: 16 << 20,
             lanes_per_class: 4,
             notices_per_second: 1_000,
             notice_burst: 200,
-            seed: 0x0ca9_1a7e,
         }
     }
 }

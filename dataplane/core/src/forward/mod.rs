@@ -7,16 +7,34 @@
 //!
 //! Refuses to know streams, sockets and the clock. No lock, no allocation per message once warm.
 
+mod attach;
 mod config;
+mod decide;
+mod egress;
+mod lanes;
+mod local;
+mod notice;
+mod peers;
+mod replicate;
+mod routes;
+mod send;
+#[cfg(test)]
+mod tests;
 
 pub use config::ForwarderConfig;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use caplane_wire::{Label, TrafficClass};
 
-use crate::{Counters, DropReason, Fib, Now};
+use crate::{Counters, DropReason, Fib};
+use egress::Ledger;
+use local::LocalTable;
+use peers::Peers;
+use replicate::Fanout;
+use routes::Routes;
 
 /// Names a peer within a router: the worker that owns its connection, and a slot there. A slot may
 /// be used again once its peer is down.
@@ -169,23 +187,35 @@ pub struct Unblocked {
 
 /// The forwarder of one worker.
 pub struct Forwarder {
-    counters: Counters,
+    config: ForwarderConfig,
     fib: Arc<Fib>,
+    peers: Peers,
+    local: LocalTable,
+    routes: Routes,
+    ledger: Ledger,
+    /// Peers with something to send.
+    dirty: VecDeque<PeerKey>,
+    /// Lanes that may be read again.
+    woken: VecDeque<Unblocked>,
+    fanout: Fanout,
+    counters: Counters,
 }
 
 impl Forwarder {
-    /// A forwarder with an empty table and no peers.
-    pub fn new(_config: ForwarderConfig, fib: Arc<Fib>) -> Forwarder {
+    /// A forwarder without peers.
+    pub fn new(config: ForwarderConfig, fib: Arc<Fib>) -> Forwarder {
         Forwarder {
-            counters: Counters::default(),
+            config,
             fib,
+            peers: Peers::default(),
+            local: LocalTable::default(),
+            routes: Routes::default(),
+            ledger: Ledger::default(),
+            dirty: VecDeque::new(),
+            woken: VecDeque::new(),
+            fanout: Fanout::default(),
+            counters: Counters::default(),
         }
-    }
-
-    /// Puts a table in force. Returns the instances whose identity is no longer in it, or names
-    /// another agent: they serve nothing and reach nothing from now on; close them.
-    pub fn set_fib(&mut self, _fib: Arc<Fib>) -> Vec<PeerKey> {
-        Vec::new()
     }
 
     /// The table in force.
@@ -193,110 +223,8 @@ impl Forwarder {
         &self.fib
     }
 
-    /// A peer was authenticated and may be sent to from now on.
-    ///
-    /// # Errors
-    ///
-    /// See [`PeerError`].
-    pub fn peer_up(&mut self, _peer: PeerKey, _role: PeerRole) -> Result<(), PeerError> {
-        Ok(())
-    }
-
-    /// A peer is gone: what was queued for it is dropped as `PeerGone` and noticed; flows go
-    /// elsewhere at once. Returns the number of messages that were queued. Unknown peers: 0.
-    pub fn peer_down(&mut self, _now: Now, _peer: PeerKey) -> u64 {
-        0
-    }
-
-    /// The peer takes no new class traffic (it drains) but still gets what names it by agent label.
-    pub fn peer_draining(&mut self, _peer: PeerKey) {}
-
-    /// A neighbour is reachable or not, while its connection stays: the fast failure detection of
-    /// the router's probes.
-    pub fn peer_alive(&mut self, _peer: PeerKey, _alive: bool) {}
-
-    /// The largest datagram (bytes, header included) the peer takes now; larger ones are dropped
-    /// as `TooLarge`. Unlimited until told.
-    pub fn peer_datagram_max(&mut self, _peer: PeerKey, _bytes: usize) {}
-
-    /// Forwards every whole message at the front of `data`, leaving the tail. `lane_hint` names the
-    /// ingress lane within the peer: messages of one lane keep their order.
-    ///
-    /// # Errors
-    ///
-    /// [`StreamFault`] when the bytes cannot be a message: reset the lane.
-    pub fn lane(
-        &mut self,
-        _now: Now,
-        _from: PeerKey,
-        _lane_hint: u32,
-        _class: TrafficClass,
-        _data: &mut BytesMut,
-    ) -> Result<Progress, StreamFault> {
-        Ok(Progress::default())
-    }
-
-    /// A lane ended inside a message (FIN or RESET with `partial` bytes unread): counted as one
-    /// message received and cut short.
-    pub fn lane_cut(&mut self, _from: PeerKey) {}
-
-    /// Forwards one datagram.
-    pub fn datagram(&mut self, _now: Now, _from: PeerKey, _data: BytesMut) {}
-
-    /// Decides a bulk message from its head (header and extensions, complete), rewriting the head in place.
-    pub fn bulk_open(
-        &mut self,
-        _now: Now,
-        _from: PeerKey,
-        _class: TrafficClass,
-        _head: &mut [u8],
-    ) -> BulkVerdict {
-        BulkVerdict::Refuse {
-            reason: DropReason::NoRoute,
-        }
-    }
-
-    /// A bulk message that [`Forwarder::bulk_open`] let through ended; `bytes` = its bytes sent on.
-    pub fn bulk_end(&mut self, _to: PeerKey, _end: BulkEnd, _bytes: u64) {}
-
-    /// The next peer of this worker with something to send that is not waiting for
-    /// [`Forwarder::mark_dirty`]. Call until `None` once a tick.
-    pub fn dirty(&mut self) -> Option<PeerKey> {
-        None
-    }
-
-    /// Puts a peer whose lanes were not ready back among the dirty ones (when it is writable again).
-    pub fn mark_dirty(&mut self, _peer: PeerKey) {}
-
-    /// The next slice for a peer: class 7 first, the others by deficit round robin. Skips the
-    /// classes for whose next lane `ready(class, lane_hint)` is false. A slice is never split:
-    /// `max_bytes` only stops at the first slice that would pass it (but one is always given).
-    /// `None`: nothing (ready) is left; the peer has left `dirty` until something is
-    /// queued for it while it has nothing waiting, or `mark_dirty`.
-    pub fn dequeue(
-        &mut self,
-        _peer: PeerKey,
-        _max_bytes: usize,
-        _ready: impl FnMut(TrafficClass, u32) -> bool,
-    ) -> Option<Outgoing> {
-        None
-    }
-
-    /// The transport could not take what `dequeue` gave: dropped under `reason`, noticed.
-    pub fn returned(&mut self, _now: Now, _to: PeerKey, _outgoing: Outgoing, _reason: DropReason) {}
-
-    /// The next ingress lane that may be read again.
-    pub fn unblocked(&mut self) -> Option<Unblocked> {
-        None
-    }
-
     /// This worker's counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// Bytes the queues of one peer are charged for, and messages in them.
-    pub fn queued(&self, _peer: PeerKey) -> (u64, u64) {
-        (0, 0)
     }
 }

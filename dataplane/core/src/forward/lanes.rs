@@ -1,0 +1,425 @@
+//! Messages coming in: lanes, datagrams and the heads of bulk streams. Walks whole messages, asks
+//! for each decision, edits headers in place, and cuts the buffer into runs. Refuses to know how a
+//! decision is made.
+
+use bytes::{Buf, BytesMut};
+use caplane_wire::{
+    FrameError, HEADER_LEN, Header, Kind, LANE_MESSAGE_MAX, LabelKind, TrafficClass, check_class,
+    message_len,
+};
+
+use super::decide::{Step, Verdict};
+use super::egress::{Run, Slab};
+use super::peers::{PeerIdx, Role};
+use super::{BulkEnd, BulkVerdict, Carrier, Forwarder, PeerKey, Progress, StreamFault, Unblocked};
+use crate::mix::mix_pair;
+use crate::{DropReason, Now};
+
+/// A run being extended: messages at the front of the buffer that go the same way.
+struct Open {
+    to: PeerIdx,
+    class: TrafficClass,
+    bytes: usize,
+    messages: u32,
+}
+
+/// Where a run's bytes stand, and what pinning them costs.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    pub slab: Slab,
+    pub charge: usize,
+    pub lane: u32,
+    pub carrier: Carrier,
+}
+
+/// Is there room for another run?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    Yes,
+    Wait,
+    Full,
+}
+
+impl Forwarder {
+    /// Forwards every whole message at the front of `data`, leaving the tail. `lane_hint` names the
+    /// ingress lane within the peer: messages of one lane keep their order. Give the buffer with all
+    /// of its slab's spare room behind it (do not split that off): a slab is told by its end.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamFault`] when the bytes cannot be a message: reset the lane.
+    pub fn lane(
+        &mut self,
+        now: Now,
+        from: PeerKey,
+        lane_hint: u32,
+        class: TrafficClass,
+        data: &mut BytesMut,
+    ) -> Result<Progress, StreamFault> {
+        let mut progress = Progress::default();
+        let Some(at) = self.peers.find(from) else {
+            self.counters.received += 1;
+            let reason = DropReason::UnknownPeer;
+            self.counters.dropped[reason as usize] += 1;
+            return Err(StreamFault { reason, progress });
+        };
+        let origin = Origin {
+            slab: data.as_ptr() as usize + data.capacity(),
+            charge: self.config.slab_bytes.max(data.capacity()),
+            lane: self.egress_lane(from, lane_hint),
+            carrier: Carrier::Lane,
+        };
+        let may_wait = class.blocking() && matches!(self.peers.get(at).role, Role::Instance(_));
+        let mut open = Open::none();
+        let fault = loop {
+            let rest = &mut data[open.bytes..];
+            let total = match message_len(rest, LANE_MESSAGE_MAX) {
+                Ok(Some(total)) if total <= rest.len() => total,
+                Ok(_) => break None,
+                Err(error) => break Some(error),
+            };
+            let Some((head, body)) = rest[..total].split_first_chunk_mut::<HEADER_LEN>() else {
+                break None;
+            };
+            if let Err(error) = check_class(&Header::new_unchecked(&*head), class) {
+                break Some(error);
+            }
+            match self.decide(now, at, head, body) {
+                Verdict::Forward(step) => {
+                    if step.to != open.to || step.class != open.class {
+                        self.close_run(&mut open, data, origin);
+                        match self.admission(step.to, step.class, may_wait) {
+                            Admission::Yes => {}
+                            Admission::Wait => {
+                                let lane = Unblocked {
+                                    peer: from,
+                                    lane_hint,
+                                };
+                                self.wait(step.to, step.class, lane);
+                                progress.blocked = true;
+                                break None;
+                            }
+                            Admission::Full => {
+                                let reason = DropReason::Overloaded;
+                                self.refuse_front(now, at, reason, total, data, &mut progress);
+                                continue;
+                            }
+                        }
+                        open.to = step.to;
+                        open.class = step.class;
+                    }
+                    self.edit(&step, &mut data[open.bytes..]);
+                    open.bytes += total;
+                    open.messages += 1;
+                }
+                Verdict::Drop(reason) => {
+                    self.close_run(&mut open, data, origin);
+                    self.refuse_front(now, at, reason, total, data, &mut progress);
+                    continue;
+                }
+                Verdict::Replicate { class, routers } => {
+                    self.close_run(&mut open, data, origin);
+                    let message = data.split_to(total);
+                    self.replicate(now, at, class, routers, message, origin);
+                }
+            }
+            progress.messages += 1;
+            progress.bytes += total;
+        };
+        self.close_run(&mut open, data, origin);
+        self.counters.received += u64::from(progress.messages);
+        self.counters.received_bytes += progress.bytes as u64;
+        match fault {
+            None => Ok(progress),
+            Some(error) => Err(self.fault(now, at, error, data, progress)),
+        }
+    }
+
+    /// A lane ended inside a message (FIN or RESET with part of one unread): counted as one message
+    /// received and cut short.
+    pub fn lane_cut(&mut self, _from: PeerKey) {
+        self.counters.received += 1;
+        self.counters.dropped[DropReason::CutShort as usize] += 1;
+    }
+
+    /// Forwards one datagram: exactly one whole message.
+    pub fn datagram(&mut self, now: Now, from: PeerKey, mut data: BytesMut) {
+        self.counters.received += 1;
+        self.counters.received_bytes += data.len() as u64;
+        let Some(at) = self.peers.find(from) else {
+            self.counters.dropped[DropReason::UnknownPeer as usize] += 1;
+            return;
+        };
+        let whole = message_len(&data, LANE_MESSAGE_MAX) == Ok(Some(data.len()));
+        let Some((head, body)) = data.split_first_chunk_mut::<HEADER_LEN>().filter(|_| whole)
+        else {
+            self.counters.dropped[DropReason::Malformed as usize] += 1;
+            return;
+        };
+        let verdict = self.decide(now, at, head, body);
+        // Datagrams come in buffers of their own: nothing else is pinned.
+        let origin = Origin {
+            slab: 0,
+            charge: data.len(),
+            lane: 0,
+            carrier: Carrier::Datagram,
+        };
+        let reason = match verdict {
+            Verdict::Replicate { class, routers } => {
+                return self.replicate(now, at, class, routers, data, origin);
+            }
+            Verdict::Drop(reason) => reason,
+            Verdict::Forward(step) if data.len() > self.peers.get(step.to).datagram_max => {
+                DropReason::TooLarge
+            }
+            Verdict::Forward(step) => match self.has_room(step.to, step.class) {
+                true => {
+                    self.edit(&step, &mut data);
+                    let len = data.len();
+                    let mut open = Open {
+                        to: step.to,
+                        class: step.class,
+                        bytes: len,
+                        messages: 1,
+                    };
+                    return self.close_run(&mut open, &mut data, origin);
+                }
+                false => DropReason::Overloaded,
+            },
+        };
+        self.refuse_copy(now, at, reason, &data);
+    }
+
+    /// Decides a bulk message from its head (header and extensions, complete), rewriting the header
+    /// in place.
+    pub fn bulk_open(
+        &mut self,
+        now: Now,
+        from: PeerKey,
+        class: TrafficClass,
+        head: &mut [u8],
+    ) -> BulkVerdict {
+        self.counters.received += 1;
+        let Some(at) = self.peers.find(from) else {
+            let reason = DropReason::UnknownPeer;
+            self.counters.dropped[reason as usize] += 1;
+            return BulkVerdict::Refuse { reason };
+        };
+        let limit = usize::try_from(self.config.bulk_message_bytes_max).unwrap_or(usize::MAX);
+        let reason = match message_len(head, limit) {
+            Ok(Some(_)) => match self.bulk_step(now, at, class, head) {
+                Ok(step) => {
+                    self.edit(&step, head);
+                    self.counters.bulk_active += 1;
+                    let to = self.peers.get(step.to).key;
+                    return BulkVerdict::Forward {
+                        to,
+                        class: step.class,
+                    };
+                }
+                Err(reason) => reason,
+            },
+            Ok(None) => DropReason::Malformed,
+            Err(error) => reason_of(&error),
+        };
+        self.refuse_copy(now, at, reason, head);
+        BulkVerdict::Refuse { reason }
+    }
+
+    /// A bulk message that [`Forwarder::bulk_open`] let through ended; `bytes` = its bytes sent on.
+    /// Due exactly once for each, also when a peer went down meanwhile.
+    pub fn bulk_end(&mut self, to: PeerKey, end: BulkEnd, bytes: u64) {
+        self.counters.bulk_active -= 1;
+        match end {
+            BulkEnd::Complete => {
+                self.counters.received_bytes += bytes;
+                self.counters.forwarded += 1;
+                self.counters.forwarded_bytes += bytes;
+                let to = self.peers.find(to).map(|to| self.peers.get(to));
+                let delivered = to.is_some_and(|peer| peer.instance().is_some());
+                self.counters.delivered += u64::from(delivered);
+            }
+            BulkEnd::Cut => self.counters.dropped[DropReason::CutShort as usize] += 1,
+        }
+    }
+}
+
+impl Forwarder {
+    /// Like [`Forwarder::bulk_end`] with `Cut`, when it is the way on that is gone: the source, whose
+    /// message began with `head`, gets a notice.
+    pub fn bulk_gone(&mut self, now: Now, from: PeerKey, head: &[u8]) {
+        self.counters.bulk_active -= 1;
+        match self.peers.find(from) {
+            Some(at) => self.refuse_copy(now, at, DropReason::CutShort, head),
+            None => self.counters.dropped[DropReason::CutShort as usize] += 1,
+        }
+    }
+
+    fn bulk_step(
+        &self,
+        now: Now,
+        from: PeerIdx,
+        class: TrafficClass,
+        head: &[u8],
+    ) -> Result<Step, DropReason> {
+        let (head, extensions) = head
+            .split_first_chunk::<HEADER_LEN>()
+            .ok_or(DropReason::Malformed)?;
+        let header = Header::new_unchecked(head);
+        check_class(&header, class).map_err(|_| DropReason::Malformed)?;
+        match self.decide(now, from, head, extensions) {
+            Verdict::Forward(step) => Ok(step),
+            // A group's copies would each need the whole message held: groups take lane messages only.
+            Verdict::Replicate { .. } => Err(DropReason::TooLarge),
+            Verdict::Drop(reason) => Err(reason),
+        }
+    }
+
+    /// Egress lane of an ingress lane: the same for all its messages, so that they keep their order and
+    /// stand in one run.
+    fn egress_lane(&self, from: PeerKey, lane_hint: u32) -> u32 {
+        let lane = u64::from(from.slot) << 32 | u64::from(lane_hint);
+        let hash = mix_pair(u64::from(from.worker), lane);
+        ((hash >> 32) * u64::from(self.config.lanes_per_class.max(1)) >> 32) as u32
+    }
+
+    /// Writes the decision into the header at the front of `message`.
+    #[inline]
+    fn edit(&mut self, step: &Step, message: &mut [u8]) {
+        if let Some(head) = message.first_chunk_mut::<HEADER_LEN>() {
+            let rerouted = caplane_wire::Flags::REROUTED;
+            let before = Header::new_unchecked(&*head).flags();
+            let newly = step.flags.contains(rerouted) && !before.contains(rerouted);
+            self.counters.rerouted += u64::from(newly);
+            self.counters.priority_capped += u64::from(step.capped);
+            step.write(head);
+        }
+    }
+
+    /// Appends the open run, if there is one, to its queue.
+    #[inline]
+    fn close_run(&mut self, open: &mut Open, data: &mut BytesMut, origin: Origin) {
+        if open.messages == 0 {
+            return;
+        }
+        let closed = core::mem::replace(open, Open::none());
+        let peer = self.peers.get(closed.to);
+        if self.copies_out(peer, closed.class, closed.bytes, origin) {
+            let lane = origin.lane;
+            self.append_copy(
+                closed.to,
+                closed.class,
+                &[&data[..closed.bytes]],
+                closed.messages,
+                lane,
+            );
+            data.advance(closed.bytes);
+            return;
+        }
+        let run = Run {
+            data: data.split_to(closed.bytes).freeze(),
+            messages: closed.messages,
+            lane: origin.lane,
+            carrier: origin.carrier,
+            slab: origin.slab,
+            charge: origin.charge.max(closed.bytes),
+        };
+        self.append(closed.to, closed.class, run);
+    }
+
+    fn admission(&self, to: PeerIdx, class: TrafficClass, may_wait: bool) -> Admission {
+        let charge = self.peers.get(to).egress.charge(class);
+        let limit = self.queue_limit();
+        if may_wait {
+            // Its own lane is stopped at half the limit; nothing of it is ever dropped for room.
+            return match charge > 0 && charge >= limit / 2 {
+                true => Admission::Wait,
+                false => Admission::Yes,
+            };
+        }
+        match charge < limit {
+            true => Admission::Yes,
+            false => Admission::Full,
+        }
+    }
+
+    #[cold]
+    fn wait(&mut self, to: PeerIdx, class: TrafficClass, lane: Unblocked) {
+        self.counters.blocked += 1;
+        self.peers.get_mut(to).egress.wait(class, lane);
+    }
+
+    /// Drops the whole message at the front of the buffer.
+    #[cold]
+    fn refuse_front(
+        &mut self,
+        now: Now,
+        from: PeerIdx,
+        reason: DropReason,
+        total: usize,
+        data: &mut BytesMut,
+        progress: &mut Progress,
+    ) {
+        self.refuse_copy(now, from, reason, data);
+        data.advance(total);
+        progress.messages += 1;
+        progress.bytes += total;
+    }
+
+    /// Counts and notices the message whose header is at the front of `message`.
+    #[cold]
+    fn refuse_copy(&mut self, now: Now, from: PeerIdx, reason: DropReason, message: &[u8]) {
+        match message.first_chunk::<HEADER_LEN>() {
+            Some(head) if is_group_copy(&self.peers.get(from).role, head) => {
+                self.counters.dropped[reason as usize] += 1;
+            }
+            Some(head) => self.refuse(now, from, reason, head),
+            None => self.counters.dropped[reason as usize] += 1,
+        }
+    }
+
+    #[cold]
+    fn fault(
+        &mut self,
+        now: Now,
+        from: PeerIdx,
+        error: FrameError,
+        data: &[u8],
+        progress: Progress,
+    ) -> StreamFault {
+        let reason = reason_of(&error);
+        self.counters.received += 1;
+        // Without a header that can be believed there is nobody to tell.
+        match error {
+            FrameError::TooLarge { .. } => self.refuse_copy(now, from, reason, data),
+            _ => self.counters.dropped[reason as usize] += 1,
+        }
+        StreamFault { reason, progress }
+    }
+}
+
+/// A group message from a neighbour is a copy; from an instance it is the original.
+fn is_group_copy(role: &Role, head: &[u8; HEADER_LEN]) -> bool {
+    let header = Header::new_unchecked(head);
+    header.requested_label().kind() == LabelKind::Group
+        && !(matches!(role, Role::Instance(_)) && header.kind() == Kind::Data)
+}
+
+fn reason_of(error: &FrameError) -> DropReason {
+    match error {
+        FrameError::TooLarge { .. } => DropReason::TooLarge,
+        _ => DropReason::Malformed,
+    }
+}
+
+impl Open {
+    #[inline]
+    fn none() -> Open {
+        Open {
+            to: PeerIdx(u32::MAX),
+            class: TrafficClass::NOTICE,
+            bytes: 0,
+            messages: 0,
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Messages going out: which peer has something, and the next slice for it; how full a queue may be.
+//! Refuses to know streams: the caller says which of a peer's lanes are ready.
+
+use caplane_wire::TrafficClass;
+
+use super::egress::Run;
+use super::lanes::Origin;
+use super::peers::{Peer, PeerIdx, Role};
+use super::{Carrier, Forwarder, Outgoing, PeerKey, Unblocked};
+use crate::{DropReason, Now};
+
+impl Forwarder {
+    /// The next peer with something to send that is not waiting for [`Forwarder::mark_dirty`]. Call
+    /// until `None` once a tick. Peers of other workers are named too: what is queued for them goes
+    /// into their worker's ring.
+    pub fn dirty(&mut self) -> Option<PeerKey> {
+        loop {
+            let key = self.dirty.pop_front()?;
+            let Some(at) = self.peers.find(key) else {
+                continue;
+            };
+            let peer = self.peers.get_mut(at);
+            peer.egress.listed = false;
+            if !peer.egress.is_empty() {
+                return Some(key);
+            }
+        }
+    }
+
+    /// Puts a peer whose lanes were not ready back among the dirty ones (when it is writable again).
+    pub fn mark_dirty(&mut self, peer: PeerKey) {
+        if let Some(at) = self.peers.find(peer) {
+            if !self.peers.get(at).egress.is_empty() {
+                self.list(at);
+            }
+        }
+    }
+
+    fn list(&mut self, at: PeerIdx) {
+        let peer = self.peers.get_mut(at);
+        if !peer.egress.listed {
+            peer.egress.listed = true;
+            self.dirty.push_back(peer.key);
+        }
+    }
+
+    /// The next slice for a peer: class 7 first, the others by deficit round robin. Skips the
+    /// classes for whose next lane `ready(class, lane_hint)` is false. A slice longer than `max_bytes` is
+    /// cut at a message boundary; one message is always given whole.
+    ///
+    /// `None`: nothing (ready) is left. [`Forwarder::dirty`] names the peer again when a class
+    /// with nothing waiting gets something, or after [`Forwarder::mark_dirty`].
+    pub fn dequeue(
+        &mut self,
+        peer: PeerKey,
+        max_bytes: usize,
+        ready: impl FnMut(TrafficClass, u32) -> bool,
+    ) -> Option<Outgoing> {
+        let at = self.peers.find(peer)?;
+        let wake_below = self.config.queue_bytes_max / 4;
+        let peer = self.peers.get_mut(at);
+        let (ledger, woken) = (&mut self.ledger, &mut self.woken);
+        let outgoing = peer
+            .egress
+            .next(max_bytes, wake_below, ledger, woken, ready)?;
+        let (messages, bytes) = (u64::from(outgoing.messages), outgoing.data.len() as u64);
+        self.counters.queued -= messages;
+        self.counters.queued_bytes -= bytes;
+        self.counters.forwarded += messages;
+        self.counters.forwarded_bytes += bytes;
+        if peer.instance().is_some() {
+            self.counters.delivered += messages;
+        }
+        self.counters.charged_bytes = self.ledger.total() as u64;
+        Some(outgoing)
+    }
+
+    /// The transport could not take what `dequeue` gave: dropped under `reason`, noticed.
+    pub fn returned(&mut self, now: Now, to: PeerKey, outgoing: Outgoing, reason: DropReason) {
+        let messages = u64::from(outgoing.messages);
+        self.counters.returned += messages;
+        self.counters.dropped[reason as usize] += messages;
+        // The peer may be gone by now: then its notice rate is that of a fresh one.
+        let at = self.peers.find(to);
+        let (mut bucket, many) = match at {
+            Some(at) => {
+                let peer = self.peers.get_mut(at);
+                let many = matches!(peer.role, Role::Neighbour { .. });
+                (core::mem::take(&mut peer.notices), many)
+            }
+            None => Default::default(),
+        };
+        self.notify_all(
+            now,
+            &mut bucket,
+            many,
+            reason,
+            &outgoing.data,
+            outgoing.messages,
+        );
+        if let Some(at) = at {
+            self.peers.get_mut(at).notices = bucket;
+        }
+    }
+
+    /// The next ingress lane that may be read again.
+    pub fn unblocked(&mut self) -> Option<Unblocked> {
+        loop {
+            let lane = self.woken.pop_front()?;
+            if self.peers.find(lane.peer).is_some() {
+                return Some(lane);
+            }
+        }
+    }
+
+    /// Slab bytes the queues of one peer are charged for, and messages in them.
+    pub fn queued(&self, peer: PeerKey) -> (u64, u64) {
+        let at = self.peers.find(peer);
+        at.map_or((0, 0), |at| self.peers.get(at).egress.totals())
+    }
+}
+
+impl Forwarder {
+    /// What one queue may be charged for before it is full: the configured size, or what the worker's
+    /// budget leaves (dynamic threshold, factor 1), but a floor in any case. It may pass the limit by one slab.
+    #[inline]
+    pub(super) fn queue_limit(&self) -> usize {
+        let (budget, total) = (self.config.queue_total_bytes_max, self.ledger.total());
+        // A quarter above the budget even the floors are gone: memory is bounded whatever happens.
+        if total >= budget + budget / 4 {
+            return 0;
+        }
+        let left = budget
+            .saturating_sub(total)
+            .max(self.config.queue_bytes_floor);
+        left.min(self.config.queue_bytes_max)
+    }
+
+    #[inline]
+    pub(super) fn has_room(&self, to: PeerIdx, class: TrafficClass) -> bool {
+        self.peers.get(to).egress.charge(class) < self.queue_limit()
+    }
+
+    /// Is this slice to be copied out rather than to pin its slab? Only where it would stay for long (the
+    /// queue is backlogged, or the budget nearly used), the slab is not pinned by its predecessor anyway, and
+    /// the slice is a sixteenth of the slab or less.
+    #[inline]
+    pub(super) fn copies_out(
+        &self,
+        peer: &Peer,
+        class: TrafficClass,
+        bytes: usize,
+        origin: Origin,
+    ) -> bool {
+        if bytes > origin.charge / 16 || origin.slab == 0 {
+            return false;
+        }
+        let Some(queue) = peer.egress.queue(class) else {
+            return false;
+        };
+        let budget = self.config.queue_total_bytes_max;
+        let lingers = peer.egress.charge(class) >= self.config.backlog_bytes
+            || self.ledger.total() >= budget / 4 * 3;
+        lingers && !queue.ends_in(origin.slab)
+    }
+
+    #[inline]
+    pub(super) fn append(&mut self, to: PeerIdx, class: TrafficClass, run: Run) {
+        debug_assert!(run.carrier == Carrier::Lane || run.messages == 1);
+        self.counters.runs += 1;
+        self.counters.queued += u64::from(run.messages);
+        self.counters.queued_bytes += run.data.len() as u64;
+        let peer = self.peers.get_mut(to);
+        if peer.egress.append(class, run, &mut self.ledger) {
+            self.list(to);
+        }
+        self.counters.charged_bytes = self.ledger.total() as u64;
+    }
+
+    pub(super) fn append_copy(
+        &mut self,
+        to: PeerIdx,
+        class: TrafficClass,
+        parts: &[&[u8]],
+        messages: u32,
+        lane: u32,
+    ) {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        self.counters.runs += 1;
+        self.counters.queued += u64::from(messages);
+        self.counters.queued_bytes += bytes as u64;
+        self.counters.copied_bytes += bytes as u64;
+        let peer = self.peers.get_mut(to);
+        if peer
+            .egress
+            .append_copy(class, parts, messages, lane, &mut self.ledger)
+        {
+            self.list(to);
+        }
+        self.counters.charged_bytes = self.ledger.total() as u64;
+    }
+}
