@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::credentials::Credentials;
+use crate::error::EndpointError;
+use crate::tls::Credentials;
 
 /// Everything an endpoint needs to know before it binds. Made by [`EndpointConfig::new`], then adjusted field by field.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct EndpointConfig {
     pub worker: u8,
     /// Take connections from others. A pure client sets it false and drops unknown packets silently.
     pub accept: bool,
+    /// Offer the hybrid key exchange X25519MLKEM768 first (default), or X25519 and P-256 only.
+    pub hybrid_key_exchange: bool,
     /// Largest UDP payload to send and to announce, in bytes (1200..=16383). Default 16,376: four equal segments of it are
     /// 65,504, the largest train of four that one UDP send of at most 65,507 can hold.
     pub udp_payload_max: usize,
@@ -30,9 +33,13 @@ pub struct EndpointConfig {
     /// Close a connection when nothing was heard for this long. Default 30 s (RFC 9000 section 10.1 leaves it to us): a lost
     /// agent is noticed by then at the latest.
     pub idle_timeout: Duration,
-    /// Send a PING when nothing was sent for this long, so that a living peer never idles out. Default a third of the
-    /// idle timeout, so two may be lost. `None`: no keepalive.
+    /// On connections we dialled: send a PING when nothing was heard for this long, so that a living peer never idles
+    /// out. Default a third of the idle timeout, so two may be lost. `None`: no keepalive. The accepting side never
+    /// sends any, so idle peers cost a router one packet each per period.
     pub keepalive: Option<Duration>,
+    /// Close a connection whose peer owes an acknowledgement and was silent for this long, without waiting for the idle
+    /// timeout. Default 1.5 s: at least five probe timeouts on any path below 50 ms. `None`: the idle timeout alone decides.
+    pub silence: Option<Duration>,
     /// A handshake must finish within this time. Default 5 s: three lost flights at an initial RTT of 333 ms.
     pub handshake_timeout: Duration,
     /// Most connections held, pending ones included.
@@ -43,7 +50,7 @@ pub struct EndpointConfig {
     pub retry_threshold: usize,
     /// Most unidirectional streams (lanes and bulk) a peer may have open at a time.
     pub streams_per_peer_max: u64,
-    /// Receive window of one lane or bulk stream, in bytes; see `window` in this module for the derivation.
+    /// Receive window of one lane or bulk stream, in bytes; see `STREAM_WINDOW` for the derivation.
     pub stream_window: u64,
     /// Receive window of one connection, in bytes; at least the sum of the stream windows in use.
     pub connection_window: u64,
@@ -75,11 +82,13 @@ impl EndpointConfig {
             credentials,
             worker: 0,
             accept: true,
+            hybrid_key_exchange: true,
             udp_payload_max: 16_376,
             pmtud: true,
             udp_payload_fixed: None,
             idle_timeout: Duration::from_secs(30),
             keepalive: Some(Duration::from_secs(10)),
+            silence: Some(Duration::from_millis(1_500)),
             handshake_timeout: Duration::from_secs(5),
             peers_max: 16_384,
             pending_handshakes_max: 1_024,
@@ -88,10 +97,80 @@ impl EndpointConfig {
             stream_window: STREAM_WINDOW,
             connection_window: CONNECTION_WINDOW,
             bulk_message_max: caplane_wire::BULK_MESSAGE_MAX_DEFAULT as u64,
-            control_message_max: 1 << 20,
+            control_message_max: caplane_wire::control::CONTROL_FRAME_MAX,
             datagram_queue_max: 1_024,
             slabs_max: 2_048,
             socket_buffer_bytes: 4 << 20,
         }
+    }
+}
+
+/// Initial congestion window in packets of 1200 bytes: 120 KB, what one core of ours can send in about 100 us. A fabric runs
+/// on provisioned networks; RFC 9002's 10 packets would also keep the first 16 KiB path MTU probe from ever being sent, as
+/// QUIC probes only inside the window.
+const INITIAL_WINDOW_PACKETS: usize = 100;
+
+/// Spare connection ids a peer may hold: one in use and two for a change of address.
+const CONNECTION_IDS: u64 = 3;
+
+/// Delay of acknowledgements that we announce, in milliseconds. We acknowledge every tick; the default of 25 ms would only
+/// lengthen the peer's probe timeout.
+const ACK_DELAY_MS: u64 = 5;
+
+/// How many datagrams QUIC may hold for us between two of our looks at them: we look after every GRO batch of at most 64 KiB,
+/// which holds at most 1,285 datagrams of a bare header (48 + 3 bytes of frame).
+const DATAGRAMS_RECEIVED_MAX: usize = 2_048;
+
+impl EndpointConfig {
+    pub(crate) fn check(&self) -> Result<(), EndpointError> {
+        let fault = |what: &str| Err(EndpointError::Config(what.to_owned()));
+        if !(1_200..=16_383).contains(&self.udp_payload_max) {
+            return fault("udp_payload_max must be 1200 to 16383 bytes");
+        }
+        if self
+            .udp_payload_fixed
+            .is_some_and(|size| !(1_200..=self.udp_payload_max).contains(&size))
+        {
+            return fault("udp_payload_fixed must be 1200 bytes to udp_payload_max");
+        }
+        if self.peers_max == 0 || self.peers_max > u32::MAX as usize / 2 {
+            return fault("peers_max must be at least 1 and below 2^31");
+        }
+        if self.control_message_max > caplane_wire::control::CONTROL_FRAME_MAX {
+            return fault("control_message_max is above what the wire format allows");
+        }
+        if self.slabs_max == 0 {
+            return fault("slabs_max must be at least 1");
+        }
+        if self.connection_window < self.stream_window {
+            return fault("connection_window must be at least stream_window");
+        }
+        Ok(())
+    }
+
+    /// Sets everything of a QUIC configuration that does not concern TLS.
+    pub(crate) fn apply(&self, quic: &mut quiche::Config, dialling: bool) {
+        quic.set_max_idle_timeout(self.idle_timeout.as_millis() as u64);
+        quic.set_max_recv_udp_payload_size(self.udp_payload_max.max(1_500));
+        quic.set_max_send_udp_payload_size(self.udp_payload_max);
+        quic.discover_pmtu(self.pmtud);
+        quic.set_initial_max_data(self.connection_window);
+        quic.set_max_connection_window(self.connection_window);
+        quic.set_initial_max_stream_data_uni(self.stream_window);
+        quic.set_max_stream_window(self.stream_window);
+        // The control stream is the only bidirectional one and the dialling side opens it.
+        let control_window = 2 * caplane_wire::control::CONTROL_FRAME_MAX as u64;
+        quic.set_initial_max_stream_data_bidi_local(control_window);
+        quic.set_initial_max_stream_data_bidi_remote(control_window);
+        quic.set_initial_max_streams_bidi(u64::from(!dialling));
+        quic.set_initial_max_streams_uni(self.streams_per_peer_max);
+        quic.set_active_connection_id_limit(CONNECTION_IDS);
+        quic.set_max_ack_delay(ACK_DELAY_MS);
+        quic.set_initial_congestion_window_packets(INITIAL_WINDOW_PACKETS);
+        quic.set_cc_algorithm(quiche::CongestionControlAlgorithm::CUBIC);
+        // Packets leave in GSO trains; pacing would break them up and needs a timer per packet.
+        quic.enable_pacing(false);
+        quic.enable_dgram(true, DATAGRAMS_RECEIVED_MAX, self.datagram_queue_max);
+        quic.grease(false);
     }
 }

@@ -1,59 +1,75 @@
 //! The endpoint: one UDP socket, all connections of one worker, one thread.
+//!
+//! This file is the surface. What happens below it: packets find their connection in `dispatch`, new ones are admitted in
+//! `accept`, connections live in `connection`, and packets leave through `train`.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use caplane_wire::TrafficClass;
+use caplane_wire::{StreamKind, TrafficClass};
 
 use crate::config::EndpointConfig;
+use crate::connection::Connection;
 use crate::counters::Counters;
+use crate::dispatch::Core;
 use crate::error::{DatagramRefused, EndpointError, SendError};
 use crate::event::{BulkRx, BulkTx, Event, LaneRx, LaneTx, PeerId};
+use crate::io::{Driver, MioDriver, Waker};
+use crate::quic::DatagramBytes;
+use crate::train::{Built, Trains};
 
-/// Wakes the endpoint's [`Endpoint::wait`] from another thread. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Waker(Arc<mio::Waker>);
+/// GRO batches read per tick, so that what was read is acted upon before more is read: 2 MB at most.
+const BATCHES_PER_TICK: usize = 32;
 
-impl Waker {
-    /// Makes the endpoint's current or next `wait` return at once.
-    ///
-    /// # Errors
-    /// When the system refuses the wake-up; the endpoint then wakes at its next timer.
-    pub fn wake(&self) -> io::Result<()> {
-        self.0.wake()
-    }
-}
+/// When every slab is in use, look again after this time.
+const STARVED_RETRY: Duration = Duration::from_millis(1);
 
 /// One UDP socket and every QUIC connection of one worker. `Send`, so it may be bound on one thread and run on another.
 pub struct Endpoint {
-    counters: Counters,
+    driver: Box<dyn Driver>,
+    core: Core,
+    trains: Trains,
+    /// Scratch list of the connections being flushed.
+    flushing: Vec<u32>,
 }
 
-#[allow(unused_variables, reason = "bodies follow")]
 impl Endpoint {
     /// Binds the socket and prepares the TLS contexts.
     ///
     /// # Errors
     /// When the address cannot be bound or the credentials or limits do not fit.
     pub fn bind(config: EndpointConfig) -> Result<Self, EndpointError> {
-        unimplemented!("under construction")
+        config.check()?;
+        let driver = MioDriver::bind(config.listen, config.dual_stack, config.socket_buffer_bytes)
+            .map_err(|source| EndpointError::Io {
+                operation: "bind",
+                address: config.listen,
+                source,
+            })?;
+        let core = Core::new(config, driver.local_addr())?;
+        Ok(Self {
+            driver: Box::new(driver),
+            core,
+            trains: Trains::new(),
+            flushing: Vec::new(),
+        })
     }
 
     /// The address the socket is bound to.
     pub fn local_addr(&self) -> SocketAddr {
-        unimplemented!("under construction")
+        self.driver.local_addr()
     }
 
     /// Something that wakes [`Endpoint::wait`] from another thread.
     pub fn waker(&self) -> Waker {
-        unimplemented!("under construction")
+        self.driver.waker()
     }
 
     /// Dials `remote`; the outcome comes as `Connected` or `Refused` with the same `PeerId`. With `expected_uri` any other
-    /// authentic peer is refused; without, the caller must check the name in `Connected` itself.
+    /// authentic peer is refused; without, the caller must check the name in `Connected` itself. Packets leave with the next
+    /// `flush`.
     ///
     /// # Errors
     /// When no more peers may be held or QUIC refuses.
@@ -62,7 +78,7 @@ impl Endpoint {
         remote: SocketAddr,
         expected_uri: Option<&str>,
     ) -> Result<PeerId, EndpointError> {
-        unimplemented!("under construction")
+        self.core.connect(remote, expected_uri, None)
     }
 
     /// As [`Endpoint::connect`], to one worker of the remote side: `remote_worker` is byte 0 of the first destination
@@ -76,16 +92,28 @@ impl Endpoint {
         expected_uri: Option<&str>,
         remote_worker: u8,
     ) -> Result<PeerId, EndpointError> {
-        unimplemented!("under construction")
+        self.core.connect(remote, expected_uri, Some(remote_worker))
     }
 
     /// Sleeps until the socket is readable (or writable, when sends were put off), a timer is due, the waker was used, or
-    /// `timeout` has passed.
+    /// `timeout` has passed. Returns at once when `flush` left something to do.
     ///
     /// # Errors
     /// When polling fails.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        unimplemented!("under construction")
+        let socket_full = self.trains.waiting();
+        let timeout = if self.core.is_busy() && !socket_full {
+            Some(Duration::ZERO)
+        } else {
+            // Counted from the tick's clock read: reading it again would cost more than waking a little late.
+            let timer = self
+                .core
+                .next_deadline()
+                .map(|at| at.saturating_duration_since(self.core.now()));
+            let starved = self.core.is_starved().then_some(STARVED_RETRY);
+            [timeout, timer, starved].into_iter().flatten().min()
+        };
+        self.driver.wait(timeout, socket_full)
     }
 
     /// Reads the socket, runs due timers and prepares events. `now` is the tick's one clock read.
@@ -93,12 +121,21 @@ impl Endpoint {
     /// # Errors
     /// When the socket fails for good.
     pub fn receive(&mut self, now: Instant) -> io::Result<()> {
-        unimplemented!("under construction")
+        self.core.begin_tick(now);
+        for _ in 0..BATCHES_PER_TICK {
+            let Some(batch) = self.driver.receive()? else {
+                break;
+            };
+            self.core.batch(batch);
+        }
+        self.core.run_timers();
+        self.core.settle();
+        Ok(())
     }
 
     /// The next event; `None` when there is nothing more this tick.
     pub fn next_event(&mut self) -> Option<Event> {
-        unimplemented!("under construction")
+        self.core.next_event()
     }
 
     /// Builds and sends packets of every connection that has something to say.
@@ -106,37 +143,64 @@ impl Endpoint {
     /// # Errors
     /// When the socket fails for good; a full socket buffer is no error.
     pub fn flush(&mut self, now: Instant) -> io::Result<()> {
-        unimplemented!("under construction")
+        self.core.begin_tick(now);
+        let core = &mut self.core;
+        let driver = &mut *self.driver;
+        if !self.trains.drain(driver, &mut core.counters) {
+            return Ok(());
+        }
+        core.take_dirty(&mut self.flushing);
+        let mut flushing = self.flushing.drain(..);
+        for slot in flushing.by_ref() {
+            let Some((connection, counters)) = core.connection_to_flush(slot) else {
+                continue;
+            };
+            let built = self.trains.send_all(connection, driver, counters);
+            connection.sent(now);
+            for slot in self.trains.take_too_large() {
+                core.on_too_large(slot);
+            }
+            core.flushed(slot, built != Built::All);
+            if built == Built::SocketFull {
+                break;
+            }
+        }
+        for slot in flushing {
+            core.flushed(slot, true);
+        }
+        core.send_replies(driver);
+        Ok(())
     }
 
-    /// Gives back what was not consumed of an [`Event::Lane`]: the unfinished tail, possibly empty.
+    /// Gives back what was not consumed of an [`Event::Lane`]: the unfinished tail, possibly empty. When it begins with whole
+    /// messages, the lane must have been paused before.
     pub fn lane_rest(&mut self, peer: PeerId, lane: LaneRx, rest: BytesMut) {
-        unimplemented!("under construction")
+        self.core.lane_rest(peer, lane, rest);
     }
 
     /// Stops reading a lane; flow control then holds the sender back.
     pub fn pause(&mut self, peer: PeerId, lane: LaneRx) {
-        unimplemented!("under construction")
+        self.core.set_paused(peer, lane.0, true);
     }
 
-    /// Reads a paused lane again; what waits comes as an event of the next `next_event` round.
+    /// Reads a paused lane again; what waits comes as an event of this or the next tick.
     pub fn resume(&mut self, peer: PeerId, lane: LaneRx) {
-        unimplemented!("under construction")
+        self.core.set_paused(peer, lane.0, false);
     }
 
     /// Stops reading a bulk stream; flow control then holds the sender back.
     pub fn pause_bulk(&mut self, peer: PeerId, bulk: BulkRx) {
-        unimplemented!("under construction")
+        self.core.set_paused(peer, bulk.0, true);
     }
 
     /// Reads a paused bulk stream again.
     pub fn resume_bulk(&mut self, peer: PeerId, bulk: BulkRx) {
-        unimplemented!("under construction")
+        self.core.set_paused(peer, bulk.0, false);
     }
 
     /// Refuses the rest of a lane or bulk stream of a peer (STOP_SENDING with `code`) and forgets it: no more events of it.
     pub fn reset_rx(&mut self, peer: PeerId, stream_id: u64, code: u64) {
-        unimplemented!("under construction")
+        self.core.refuse_stream(peer, stream_id, code);
     }
 
     /// Opens a lane and writes its preface.
@@ -144,12 +208,16 @@ impl Endpoint {
     /// # Errors
     /// When the peer is gone or allows no more streams.
     pub fn open_lane(&mut self, peer: PeerId, class: TrafficClass) -> Result<LaneTx, SendError> {
-        unimplemented!("under construction")
+        let connection = self.sending(peer)?;
+        connection
+            .tx
+            .open(StreamKind::Lane, class, &mut connection.quic)
+            .map(LaneTx)
     }
 
     /// True when [`Endpoint::send_lane`] would take bytes now.
     pub fn lane_ready(&self, peer: PeerId, lane: LaneTx) -> bool {
-        unimplemented!("under construction")
+        self.core.up(peer).is_some_and(|c| c.tx.ready(lane.0))
     }
 
     /// Takes whole messages for a lane, without copying. All of `data` is taken; what QUIC has no room for is kept, and the
@@ -158,7 +226,13 @@ impl Endpoint {
     /// # Errors
     /// `Busy` when a remainder is pending (nothing is taken), `Closed`, `Gone`.
     pub fn send_lane(&mut self, peer: PeerId, lane: LaneTx, data: Bytes) -> Result<(), SendError> {
-        unimplemented!("under construction")
+        let length = data.len() as u64;
+        let connection = self.sending(peer)?;
+        connection
+            .tx
+            .send(lane.0, data, false, &mut connection.quic)?;
+        self.core.counters.lane_bytes_sent += length;
+        Ok(())
     }
 
     /// Ends a lane with FIN after what was sent on it.
@@ -166,7 +240,17 @@ impl Endpoint {
     /// # Errors
     /// `Closed`, `Gone`.
     pub fn finish_lane(&mut self, peer: PeerId, lane: LaneTx) -> Result<(), SendError> {
-        unimplemented!("under construction")
+        let connection = self.sending(peer)?;
+        connection
+            .tx
+            .send(lane.0, Bytes::new(), true, &mut connection.quic)
+    }
+
+    /// Cuts a lane short (RESET_STREAM with `code`): what the peer has not received of it is lost.
+    pub fn reset_lane(&mut self, peer: PeerId, lane: LaneTx, code: u64) {
+        if let Ok(connection) = self.sending(peer) {
+            connection.tx.reset(lane.0, code, &mut connection.quic);
+        }
     }
 
     /// Opens a bulk stream and writes its preface.
@@ -174,12 +258,16 @@ impl Endpoint {
     /// # Errors
     /// When the peer is gone or allows no more streams.
     pub fn open_bulk(&mut self, peer: PeerId, class: TrafficClass) -> Result<BulkTx, SendError> {
-        unimplemented!("under construction")
+        let connection = self.sending(peer)?;
+        connection
+            .tx
+            .open(StreamKind::Bulk, class, &mut connection.quic)
+            .map(BulkTx)
     }
 
     /// True when [`Endpoint::send_bulk`] would take bytes now.
     pub fn bulk_ready(&self, peer: PeerId, bulk: BulkTx) -> bool {
-        unimplemented!("under construction")
+        self.core.up(peer).is_some_and(|c| c.tx.ready(bulk.0))
     }
 
     /// Takes the next bytes of a bulk message, without copying; `fin` with the last. As `send_lane` otherwise.
@@ -193,12 +281,20 @@ impl Endpoint {
         data: Bytes,
         fin: bool,
     ) -> Result<(), SendError> {
-        unimplemented!("under construction")
+        let length = data.len() as u64;
+        let connection = self.sending(peer)?;
+        connection
+            .tx
+            .send(bulk.0, data, fin, &mut connection.quic)?;
+        self.core.counters.bulk_bytes_sent += length;
+        Ok(())
     }
 
     /// Cuts a bulk stream short (RESET_STREAM with `code`).
     pub fn reset_bulk(&mut self, peer: PeerId, bulk: BulkTx, code: u64) {
-        unimplemented!("under construction")
+        if let Ok(connection) = self.sending(peer) {
+            connection.tx.reset(bulk.0, code, &mut connection.quic);
+        }
     }
 
     /// Takes one datagram. It may be lost on the way, and no one is told.
@@ -210,13 +306,30 @@ impl Endpoint {
         peer: PeerId,
         data: impl Into<Bytes>,
     ) -> Result<(), DatagramRefused> {
-        let _: Bytes = data.into();
-        unimplemented!("under construction")
+        let data = data.into();
+        let queue_max = self.core.config.datagram_queue_max;
+        let connection = self.sending(peer).map_err(|_| DatagramRefused::Gone)?;
+        let max = connection.datagram_max().ok_or(DatagramRefused::Gone)?;
+        if data.len() > max {
+            self.core.counters.datagrams_too_large += 1;
+            return Err(DatagramRefused::TooLarge { max });
+        }
+        if connection.quic.dgram_send_queue_len() >= queue_max
+            || connection.quic.dgram_send_buf(DatagramBytes(data)).is_err()
+        {
+            self.core.counters.datagrams_queue_full += 1;
+            return Err(DatagramRefused::QueueFull);
+        }
+        self.core.counters.datagrams_sent += 1;
+        Ok(())
     }
 
     /// The longest datagram that fits on the path to `peer` now, in bytes; 0 when it is gone.
     pub fn datagram_max(&self, peer: PeerId) -> usize {
-        unimplemented!("under construction")
+        self.core
+            .up(peer)
+            .and_then(Connection::datagram_max)
+            .unwrap_or(0)
     }
 
     /// Sends one frame on the control stream; the length is put before it.
@@ -224,46 +337,56 @@ impl Endpoint {
     /// # Errors
     /// `TooLarge`, `Full`, `Gone`.
     pub fn send_control(&mut self, peer: PeerId, message: &[u8]) -> Result<(), SendError> {
-        unimplemented!("under construction")
+        let max = self.core.config.control_message_max;
+        if message.len() > max {
+            return Err(SendError::TooLarge { max });
+        }
+        let connection = self.sending(peer)?;
+        connection.tx.send_control(message, &mut connection.quic)
     }
 
     /// Closes a connection with an application code. `Event::Closed` follows.
     pub fn close(&mut self, peer: PeerId, code: u64, reason: &str) {
-        unimplemented!("under construction")
+        self.core.close(peer, code, reason);
     }
 
     /// True when everything written to this peer has been acknowledged by it (true also when it is gone).
     pub fn acked(&self, peer: PeerId) -> bool {
-        unimplemented!("under construction")
+        self.core.up(peer).is_none_or(|c| c.tx.acknowledged())
     }
 
     /// The URI name of a connected peer.
     pub fn peer_uri(&self, peer: PeerId) -> Option<&str> {
-        unimplemented!("under construction")
+        self.core.up(peer).map(|c| c.uri.as_str())
     }
 
     /// Where a peer is now.
     pub fn peer_address(&self, peer: PeerId) -> Option<SocketAddr> {
-        unimplemented!("under construction")
+        self.core.up(peer).map(|c| c.address)
     }
 
     /// The smoothed round-trip time to a peer.
     pub fn peer_rtt(&self, peer: PeerId) -> Option<Duration> {
-        unimplemented!("under construction")
+        self.core.up(peer).and_then(Connection::rtt)
     }
 
     /// The largest UDP payload now sent to a peer, in bytes.
     pub fn peer_udp_payload(&self, peer: PeerId) -> Option<usize> {
-        unimplemented!("under construction")
+        self.core.up(peer).map(|c| c.udp_payload)
     }
 
     /// Every connected peer.
     pub fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
-        std::iter::empty()
+        self.core.peers()
     }
 
     /// Totals since `bind`.
     pub fn counters(&self) -> &Counters {
-        &self.counters
+        &self.core.counters
+    }
+
+    /// A connected peer about to be written to: its packets leave with the next flush.
+    fn sending(&mut self, peer: PeerId) -> Result<&mut Connection, SendError> {
+        self.core.sending(peer).ok_or(SendError::Gone)
     }
 }

@@ -22,18 +22,35 @@
 //! # }
 //! ```
 
+mod accept;
+mod bulk;
+mod cid;
 mod config;
+mod connection;
 mod counters;
-mod credentials;
+mod dispatch;
 mod endpoint;
 mod error;
 mod event;
+mod io;
+mod lanes;
+mod quic;
+mod retry;
+mod rx;
+mod slab;
+mod table;
+mod timers;
+mod tls;
+mod train;
+mod tx;
 
 pub use config::EndpointConfig;
 pub use counters::Counters;
-pub use credentials::{Credentials, CredentialsError, TrustBundle};
-pub use endpoint::{Endpoint, Waker};
+pub use endpoint::Endpoint;
 pub use error::{DatagramRefused, EndpointError, RefuseReason, SendError};
 pub use event::{BulkRx, BulkTx, CloseCause, Event, LaneRx, LaneTx, PeerId};
+
+pub use io::Waker;
+pub use tls::{Credentials, CredentialsError, TrustBundle};
 
 pub use caplane_wire::TrafficClass;

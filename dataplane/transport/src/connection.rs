@@ -1,0 +1,407 @@
+//! One connection: its life from handshake to close, its deadlines, its path MTU.
+//!
+//! Streams are in `rx` and `tx`; sockets, tables and other connections are the endpoint's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use caplane_wire::CloseCode;
+
+use crate::config::EndpointConfig;
+use crate::counters::Counters;
+use crate::error::RefuseReason;
+use crate::event::{CloseCause, Event, PeerId};
+use crate::quic::Quic;
+use crate::rx::RxStreams;
+use crate::tls::{Handshakes, leaf_uri};
+use crate::tx::TxStreams;
+
+/// TLS alerts travel as transport error codes 0x100 + alert (RFC 9001 section 4.8).
+const TLS_ALERT: u64 = 0x100;
+const ALERT_CERTIFICATE_REQUIRED: u64 = TLS_ALERT + 116;
+const ALERT_NO_APPLICATION_PROTOCOL: u64 = TLS_ALERT + 120;
+
+/// Where a connection is in its life.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Not yet a peer.
+    Handshaking {
+        /// When it is given up.
+        until: Instant,
+    },
+    /// A peer.
+    Up,
+    /// No peer any more; kept until QUIC's closing period is over.
+    Closing,
+}
+
+pub(crate) struct Connection {
+    pub(crate) id: PeerId,
+    pub(crate) quic: Quic,
+    pub(crate) state: State,
+    pub(crate) dialled: bool,
+    pub(crate) uri: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) rx: RxStreams,
+    pub(crate) tx: TxStreams,
+    /// Largest UDP payload that the path is known to carry, in bytes.
+    pub(crate) udp_payload: usize,
+    /// The id that the peer's first packet was addressed to, while it stands in the table.
+    pub(crate) original_cid: Option<quiche::ConnectionId<'static>>,
+    /// In the list of connections to settle, to read, to flush.
+    pub(crate) touched: bool,
+    pub(crate) reading: bool,
+    pub(crate) dirty: bool,
+    /// What the timer heap has for us.
+    pub(crate) armed: Option<Instant>,
+    /// The last event, held back until what was received before the end has been read.
+    pub(crate) ending: Option<Event>,
+    expected_uri: Option<Arc<str>>,
+    /// A packet of the dialled peer's application space came: it has validated our certificate.
+    confirmed: bool,
+    last_heard: Instant,
+    /// Since when an acknowledgement is owed to us with nothing heard.
+    owed_since: Option<Instant>,
+    pinged: bool,
+    losses: LossWatch,
+}
+
+/// What the search for black holes remembers.
+struct LossWatch {
+    next_look: Instant,
+    pto: usize,
+    lost: usize,
+    lost_bytes: u64,
+    acked_bytes: u64,
+}
+
+/// How often the loss of large packets is looked at.
+const LOSS_LOOK: Duration = Duration::from_millis(100);
+
+/// Probe timeouts without success after which the path MTU is doubted.
+const BLACK_HOLE_PTO: usize = 2;
+
+/// Lost packets within one look after which the path MTU is doubted, if the bytes lost are [`BLACK_HOLE_RATIO`] times those
+/// that arrived. Congestion loses far less than that; and a wrong suspicion costs one round trip at 1200 bytes.
+const BLACK_HOLE_LOST: usize = 8;
+const BLACK_HOLE_RATIO: u64 = 4;
+
+/// QUIC's smallest packet size, which every path carries.
+pub(crate) const UDP_PAYLOAD_MIN: usize = 1_200;
+
+impl Connection {
+    pub(crate) fn new(
+        id: PeerId,
+        quic: Quic,
+        address: SocketAddr,
+        expected_uri: Option<Arc<str>>,
+        dialled: bool,
+        config: &EndpointConfig,
+        now: Instant,
+    ) -> Self {
+        let udp_payload = match config.udp_payload_fixed {
+            Some(size) if !config.pmtud => size,
+            _ => UDP_PAYLOAD_MIN,
+        };
+        Self {
+            id,
+            quic,
+            state: State::Handshaking {
+                until: now + config.handshake_timeout,
+            },
+            dialled,
+            uri: String::new(),
+            address,
+            rx: RxStreams::new(),
+            tx: TxStreams::new(dialled),
+            udp_payload,
+            original_cid: None,
+            touched: false,
+            reading: false,
+            dirty: false,
+            armed: None,
+            ending: None,
+            expected_uri,
+            confirmed: false,
+            last_heard: now,
+            owed_since: None,
+            pinged: false,
+            losses: LossWatch {
+                next_look: now,
+                pto: 0,
+                lost: 0,
+                lost_bytes: 0,
+                acked_bytes: 0,
+            },
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    /// Feeds one packet to QUIC; the reason when that ended the handshake.
+    pub(crate) fn receive(
+        &mut self,
+        packet: &mut [u8],
+        from: SocketAddr,
+        to: SocketAddr,
+        now: Instant,
+        handshakes: &Handshakes,
+    ) -> Option<RefuseReason> {
+        self.last_heard = now;
+        self.owed_since = None;
+        self.pinged = false;
+        let info = quiche::RecvInfo { from, to };
+        if !matches!(self.state, State::Handshaking { .. }) {
+            // An error closes the connection inside QUIC; `settle` sees that.
+            let _ = self.quic.recv(packet, info);
+            return None;
+        }
+        let short = packet.first().is_some_and(|first| first & 0x80 == 0);
+        handshakes.begin(self.expected_uri.as_ref());
+        let result = self.quic.recv(packet, info);
+        if result.is_ok() && short && self.quic.is_established() {
+            self.confirmed = true;
+        }
+        result
+            .err()
+            .map(|error| self.refusal(handshakes, Some(error)))
+    }
+
+    /// Why a handshake failed.
+    pub(crate) fn refusal(
+        &self,
+        handshakes: &Handshakes,
+        error: Option<quiche::Error>,
+    ) -> RefuseReason {
+        if let Some(reason) = handshakes.refused() {
+            return reason;
+        }
+        if let Some(theirs) = self.quic.peer_error() {
+            return match theirs.error_code {
+                ALERT_NO_APPLICATION_PROTOCOL if !theirs.is_app => RefuseReason::Protocol,
+                _ => RefuseReason::RefusedByPeer,
+            };
+        }
+        if error == Some(quiche::Error::UnknownVersion) {
+            return RefuseReason::Protocol;
+        }
+        match self.quic.local_error().map(|ours| ours.error_code) {
+            Some(ALERT_CERTIFICATE_REQUIRED) => RefuseReason::NoCertificate,
+            Some(ALERT_NO_APPLICATION_PROTOCOL) => RefuseReason::Protocol,
+            _ if self.quic.is_timed_out() => RefuseReason::Timeout,
+            _ => RefuseReason::Handshake,
+        }
+    }
+
+    /// True when the handshake is complete on both sides. TLS 1.3 lets the dialling side finish before its certificate is
+    /// looked at, so it waits for the first packet that the other side can only send afterwards.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.quic.is_established() && (!self.dialled || self.confirmed)
+    }
+
+    /// Makes the connection a peer. The certificate is looked at once more: without one nothing may come up, whatever the
+    /// TLS library was told.
+    pub(crate) fn come_up(&mut self) -> Result<(), RefuseReason> {
+        if self.quic.application_proto() != caplane_wire::ALPN {
+            return Err(RefuseReason::Protocol);
+        }
+        let certificate = self.quic.peer_cert().ok_or(RefuseReason::NoCertificate)?;
+        self.uri = leaf_uri(certificate)?;
+        if self
+            .expected_uri
+            .as_deref()
+            .is_some_and(|expected| expected != self.uri)
+        {
+            return Err(RefuseReason::UnexpectedName);
+        }
+        self.expected_uri = None;
+        self.state = State::Up;
+        Ok(())
+    }
+
+    /// The event of the connection's end, if it has ended.
+    pub(crate) fn end(&self) -> Option<Event> {
+        if self.quic.is_timed_out() {
+            return Some(self.closed(CloseCause::IdleTimeout, 0, "idle timeout", false));
+        }
+        let (error, by_peer) = match (self.quic.peer_error(), self.quic.local_error()) {
+            (Some(theirs), _) => (theirs, true),
+            (None, Some(ours)) => (ours, false),
+            (None, None) if self.quic.is_closed() => {
+                return Some(self.closed(CloseCause::Transport, 0, "reset by peer", true));
+            }
+            (None, None) => return None,
+        };
+        let cause = if error.is_app {
+            CloseCause::Application
+        } else {
+            CloseCause::Transport
+        };
+        let reason = String::from_utf8_lossy(&error.reason);
+        Some(self.closed(cause, error.error_code, &reason, by_peer))
+    }
+
+    fn closed(&self, cause: CloseCause, code: u64, reason: &str, by_peer: bool) -> Event {
+        Event::Closed {
+            peer: self.id,
+            code,
+            reason: reason.to_owned(),
+            by_peer,
+            cause,
+        }
+    }
+
+    /// Builds the next packet; its length and destination.
+    pub(crate) fn build(&mut self, room: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        match self.quic.send(room) {
+            Ok((length, info)) => Some((length, info.to)),
+            Err(quiche::Error::Done) => None,
+            Err(error) => {
+                tracing::debug!(event = "build_failed", peer = ?self.id, %error);
+                let _ = self.quic.close(false, 0x1, b"");
+                None
+            }
+        }
+    }
+
+    /// To be called after packets were built.
+    pub(crate) fn sent(&mut self, now: Instant) {
+        if self.owed_since.is_none() && self.is_up() && self.tx.unacknowledged() {
+            self.owed_since = Some(now);
+        }
+    }
+
+    /// When something is to be done next.
+    pub(crate) fn deadline(&self, config: &EndpointConfig) -> Option<Instant> {
+        let handshake = match self.state {
+            State::Handshaking { until } => Some(until),
+            _ => None,
+        };
+        [
+            self.quic.timeout_instant(),
+            handshake,
+            self.silence_at(config),
+            self.keepalive_at(config),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn silence_at(&self, config: &EndpointConfig) -> Option<Instant> {
+        Some(self.owed_since.filter(|_| self.is_up())? + config.silence?)
+    }
+
+    fn keepalive_at(&self, config: &EndpointConfig) -> Option<Instant> {
+        if !self.dialled || !self.is_up() || self.pinged {
+            return None;
+        }
+        Some(self.last_heard + config.keepalive?)
+    }
+
+    /// Does what is due. The reason when the handshake is to be given up.
+    pub(crate) fn on_deadline(
+        &mut self,
+        now: Instant,
+        config: &EndpointConfig,
+        counters: &mut Counters,
+    ) -> Option<RefuseReason> {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if matches!(self.state, State::Handshaking { until } if until <= now) {
+            return Some(RefuseReason::Timeout);
+        }
+        if due(self.silence_at(config)) {
+            self.owed_since = None;
+            let event = self.closed(
+                CloseCause::IdleTimeout,
+                0,
+                "owes an acknowledgement and is silent",
+                false,
+            );
+            self.ending = Some(event);
+            let _ = self.quic.close(true, CloseCode::Normal.number(), b"silent");
+            return None;
+        }
+        if due(self.keepalive_at(config)) {
+            self.pinged = true;
+            self.owed_since.get_or_insert(now);
+            let _ = self.quic.send_ack_eliciting();
+        }
+        if due(self.quic.timeout_instant()) {
+            self.quic.on_timeout();
+            self.doubt_after_timeout(counters);
+        }
+        None
+    }
+
+    /// Probe timeouts in a row may mean that large packets vanish on the path.
+    fn doubt_after_timeout(&mut self, counters: &mut Counters) {
+        if self.udp_payload <= UDP_PAYLOAD_MIN || !self.is_up() {
+            return;
+        }
+        let Some(pto) = self.active_path().map(|path| path.total_pto_count) else {
+            return;
+        };
+        if pto >= self.losses.pto + BLACK_HOLE_PTO {
+            self.losses.pto = pto;
+            self.black_hole(counters);
+        }
+    }
+
+    /// Looks whether large packets vanish while small ones arrive; to be called when packets came.
+    pub(crate) fn doubt_after_losses(&mut self, now: Instant, counters: &mut Counters) {
+        if self.udp_payload <= UDP_PAYLOAD_MIN || now < self.losses.next_look {
+            return;
+        }
+        let stats = self.quic.stats();
+        let lost = stats.lost.saturating_sub(self.losses.lost);
+        let lost_bytes = stats.lost_bytes.saturating_sub(self.losses.lost_bytes);
+        let acked_bytes = stats.acked_bytes.saturating_sub(self.losses.acked_bytes);
+        if let Some(path) = self.active_path() {
+            self.losses.pto = path.total_pto_count;
+        }
+        self.losses.next_look = now + LOSS_LOOK;
+        self.losses.lost = stats.lost;
+        self.losses.lost_bytes = stats.lost_bytes;
+        self.losses.acked_bytes = stats.acked_bytes;
+        if lost >= BLACK_HOLE_LOST && lost_bytes > BLACK_HOLE_RATIO * acked_bytes {
+            self.black_hole(counters);
+        }
+    }
+
+    fn black_hole(&mut self, counters: &mut Counters) {
+        counters.path_mtu_black_holes += 1;
+        tracing::info!(
+            event = "path_mtu_doubted",
+            peer = ?self.id,
+            udp_payload = self.udp_payload,
+            "large packets vanish: going on with 1200 bytes and searching again"
+        );
+        self.quic.revalidate_pmtu();
+    }
+
+    /// The first link refused packets of the size in use.
+    pub(crate) fn on_too_large(&mut self) {
+        self.quic.revalidate_pmtu();
+    }
+
+    fn active_path(&self) -> Option<quiche::PathStats> {
+        self.quic.path_stats().find(|path| path.active)
+    }
+
+    /// The smoothed round-trip time.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.active_path().map(|path| path.rtt)
+    }
+
+    /// The longest datagram that fits into one packet of the size the path is known to carry.
+    pub(crate) fn datagram_max(&self) -> Option<usize> {
+        // QUIC computes with the probe's size while it searches; the overhead is the same.
+        let size = self.quic.max_send_udp_payload_size();
+        let overhead = size.checked_sub(self.quic.dgram_max_writable_len()?)?;
+        self.udp_payload.min(size).checked_sub(overhead)
+    }
+}

@@ -1,0 +1,623 @@
+//! From packets to connections and from connections to events: the endpoint without its socket.
+//!
+//! Only connections that were touched are looked at: a tick costs what happened in it, not how many peers there are.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use quiche::{Header, PathEvent};
+
+use crate::accept::short_cid;
+use crate::cid::{self, CID_LEN, CidTable};
+use crate::config::EndpointConfig;
+use crate::connection::{Connection, State};
+use crate::counters::Counters;
+use crate::error::{EndpointError, RefuseReason};
+use crate::event::{CloseCause, Event, LaneRx, PeerId};
+use crate::io::{Batch, Driver};
+use crate::retry::RetryTokens;
+use crate::rx::{ReadContext, Step};
+use crate::slab::SlabPool;
+use crate::table::ConnectionTable;
+use crate::timers::Timers;
+use crate::tls::{Handshakes, quic_config};
+
+/// After this time without its message's end an idle lane's tail is moved out of its slab.
+const TAIL_IDLE: Duration = Duration::from_secs(1);
+
+/// Everything of an endpoint but the socket.
+pub(crate) struct Core {
+    pub(crate) config: EndpointConfig,
+    pub(crate) counters: Counters,
+    pub(crate) accepting: quiche::Config,
+    pub(crate) dialling: quiche::Config,
+    pub(crate) table: ConnectionTable,
+    pub(crate) cids: CidTable,
+    pub(crate) retry: RetryTokens,
+    /// Accepted connections still in their handshake.
+    pub(crate) pending: usize,
+    /// Answers to strangers: version negotiation and Retry.
+    pub(crate) replies: Vec<(SocketAddr, Vec<u8>)>,
+    handshakes: Handshakes,
+    local: SocketAddr,
+    now: Instant,
+    timers: Timers,
+    events: VecDeque<Event>,
+    pool: SlabPool,
+    /// Slots of connections that packets or timers touched and that are to be settled.
+    touched: Vec<u32>,
+    /// Slots of connections with streams to read.
+    readers: VecDeque<u32>,
+    /// Slots of connections with something to send.
+    dirty: Vec<u32>,
+    /// Lanes that hold an unfinished message, and since when; oldest first.
+    tails: VecDeque<(Instant, PeerId, LaneRx)>,
+    starved: bool,
+}
+
+impl Core {
+    pub(crate) fn new(config: EndpointConfig, local: SocketAddr) -> Result<Self, EndpointError> {
+        let handshakes = Handshakes::default();
+        let now = Instant::now();
+        Ok(Self {
+            accepting: quic_config(&config, false, &handshakes)?,
+            dialling: quic_config(&config, true, &handshakes)?,
+            counters: Counters::default(),
+            table: ConnectionTable::new(config.peers_max),
+            cids: CidTable::default(),
+            retry: RetryTokens::new(now),
+            pending: 0,
+            replies: Vec::new(),
+            handshakes,
+            local,
+            now,
+            timers: Timers::default(),
+            events: VecDeque::new(),
+            pool: SlabPool::new(config.slabs_max),
+            touched: Vec::new(),
+            readers: VecDeque::new(),
+            dirty: Vec::new(),
+            tails: VecDeque::new(),
+            starved: false,
+            config,
+        })
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(crate) fn begin_tick(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    /// True when there is something to do without waiting for the socket.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.dirty.is_empty()
+            || !self.events.is_empty()
+            || (!self.readers.is_empty() && !self.starved)
+            || !self.replies.is_empty()
+    }
+
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let tail = self.tails.front().map(|(since, ..)| *since + TAIL_IDLE);
+        [self.timers.next(), tail].into_iter().flatten().min()
+    }
+
+    /// A connected peer.
+    pub(crate) fn up(&self, peer: PeerId) -> Option<&Connection> {
+        self.table.get(peer).filter(|connection| connection.is_up())
+    }
+
+    pub(crate) fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.table.iter().filter(|c| c.is_up()).map(|c| c.id)
+    }
+
+    /// A connected peer that is about to be written to.
+    pub(crate) fn sending(&mut self, peer: PeerId) -> Option<&mut Connection> {
+        let connection = self.table.get_mut(peer).filter(|c| c.is_up())?;
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(peer.slot);
+        }
+        Some(connection)
+    }
+
+    pub(crate) fn mark_dirty(&mut self, slot: u32) {
+        if let Some(connection) = self.table.slot(slot)
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    pub(crate) fn count_refused(&mut self, reason: RefuseReason) {
+        self.counters.refused[reason as usize] += 1;
+    }
+
+    // ---- packets in ----
+
+    /// Hands every segment of a batch to its connection.
+    pub(crate) fn batch(&mut self, batch: Batch<'_>) {
+        self.counters.receive_calls += 1;
+        self.counters.bytes_received += batch.data.len() as u64;
+        let mut last = None;
+        for packet in batch.data.chunks_mut(batch.segment) {
+            self.counters.packets_received += 1;
+            let slot = self.packet(packet, batch.from);
+            if slot != last {
+                last.into_iter().for_each(|slot| self.take_datagrams(slot));
+                last = slot;
+            }
+        }
+        last.into_iter().for_each(|slot| self.take_datagrams(slot));
+    }
+
+    fn packet(&mut self, packet: &mut [u8], from: SocketAddr) -> Option<u32> {
+        let slot = if packet[0] & 0x80 == 0 {
+            let Some(cid) = short_cid(packet) else {
+                self.counters.packets_unknown += 1;
+                return None;
+            };
+            match self.cids.find(cid) {
+                Some(slot) => slot,
+                None if cid[0] != self.config.worker => {
+                    self.counters.packets_missteered += 1;
+                    return None;
+                }
+                None => {
+                    self.counters.packets_unknown += 1;
+                    return None;
+                }
+            }
+        } else {
+            let datagram = packet.len();
+            let Ok(header) = Header::from_slice(packet, CID_LEN) else {
+                self.counters.packets_unknown += 1;
+                return None;
+            };
+            match self.cids.find_any(&header.dcid) {
+                Some(slot) => slot,
+                None => self.admit(&header, datagram, from)?,
+            }
+        };
+        let (local, now) = (self.local, self.now);
+        let connection = self.table.slot(slot)?;
+        let refused = connection.receive(packet, from, local, now, &self.handshakes);
+        self.touch(slot);
+        if let Some(reason) = refused {
+            self.refuse(slot, reason);
+        }
+        Some(slot)
+    }
+
+    /// Hands received datagrams over, before QUIC's bounded queue drops any.
+    fn take_datagrams(&mut self, slot: u32) {
+        let Some(connection) = self.table.slot(slot) else {
+            return;
+        };
+        if !connection.is_up() {
+            return;
+        }
+        while let Ok(datagram) = connection.quic.dgram_recv_buf() {
+            self.counters.datagrams_received += 1;
+            self.events.push_back(Event::Datagram {
+                peer: connection.id,
+                data: BytesMut::from(datagram.0),
+            });
+        }
+    }
+
+    fn touch(&mut self, slot: u32) {
+        if let Some(connection) = self.table.slot(slot)
+            && !connection.touched
+        {
+            connection.touched = true;
+            self.touched.push(slot);
+        }
+    }
+
+    // ---- timers ----
+
+    pub(crate) fn run_timers(&mut self) {
+        while let Some((slot, at)) = self.timers.due(self.now) {
+            let Some(connection) = self.table.slot(slot) else {
+                continue;
+            };
+            if connection.armed != Some(at) {
+                continue;
+            }
+            connection.armed = None;
+            let reason = connection.on_deadline(self.now, &self.config, &mut self.counters);
+            self.touch(slot);
+            if let Some(reason) = reason {
+                self.refuse(slot, reason);
+            }
+        }
+        self.move_idle_tails();
+    }
+
+    fn move_idle_tails(&mut self) {
+        while let Some((since, peer, lane)) = self.tails.front().copied() {
+            if since + TAIL_IDLE > self.now {
+                break;
+            }
+            self.tails.pop_front();
+            let Some((connection, mut context)) = self.reading(peer) else {
+                continue;
+            };
+            if connection.rx.compact(lane, &mut context) {
+                self.tails.push_back((self.now, peer, lane));
+            }
+        }
+    }
+
+    // ---- the life of connections ----
+
+    /// Looks after every connection that was touched since the last time.
+    pub(crate) fn settle(&mut self) {
+        self.starved = false;
+        let mut touched = std::mem::take(&mut self.touched);
+        for slot in touched.drain(..) {
+            self.settle_one(slot);
+        }
+        self.touched = touched;
+    }
+
+    fn settle_one(&mut self, slot: u32) {
+        self.mark_dirty(slot);
+        let Some(connection) = self.table.slot(slot) else {
+            return;
+        };
+        connection.touched = false;
+        if matches!(connection.state, State::Handshaking { .. }) {
+            self.settle_handshake(slot);
+            self.take_datagrams(slot);
+        }
+        let Some(connection) = self.table.slot(slot).filter(|c| c.is_up()) else {
+            return;
+        };
+        connection.doubt_after_losses(self.now, &mut self.counters);
+        while let Some(stream) = connection.quic.stream_readable_next() {
+            connection.rx.readable(stream);
+        }
+        let peer = connection.id;
+        if connection.tx.retry(&mut connection.quic) {
+            self.events.push_back(Event::Writable { peer });
+        }
+        let events = &mut self.events;
+        connection
+            .tx
+            .stopped(peer, &mut connection.quic, |event| events.push_back(event));
+        if connection.ending.is_none() {
+            connection.ending = connection.end();
+        }
+        if connection.rx.has_ready() || connection.ending.is_some() {
+            self.read_later(slot);
+        }
+        self.settle_path(slot);
+    }
+
+    fn settle_handshake(&mut self, slot: u32) {
+        let Some(connection) = self.table.slot(slot) else {
+            return;
+        };
+        if connection.end().is_some() {
+            let reason = connection.refusal(&self.handshakes, None);
+            self.refuse(slot, reason);
+            return;
+        }
+        if !connection.is_complete() {
+            return;
+        }
+        if let Err(reason) = connection.come_up() {
+            let _ = connection.quic.close(false, 0x2, b"");
+            self.refuse(slot, reason);
+            return;
+        }
+        self.counters.connected += 1;
+        self.events.push_back(Event::Connected {
+            peer: connection.id,
+            uri: connection.uri.clone(),
+            address: canonical(connection.address),
+            dialled: connection.dialled,
+        });
+        if !connection.dialled {
+            self.pending -= 1;
+        }
+        if let Some(original) = connection.original_cid.take() {
+            self.cids.remove(&original);
+        }
+    }
+
+    /// Connection ids, addresses and the path MTU.
+    fn settle_path(&mut self, slot: u32) {
+        let Some(connection) = self.table.slot(slot) else {
+            return;
+        };
+        while connection.quic.scids_left() > 0 {
+            let cid = cid::new_cid(self.config.worker);
+            let token = cid::reset_token();
+            if connection.quic.new_scid(&cid, token, false).is_err() {
+                break;
+            }
+            self.cids.insert(&cid, slot);
+        }
+        while let Some(cid) = connection.quic.retired_scid_next() {
+            self.cids.remove(&cid);
+        }
+        while let Some(event) = connection.quic.path_event_next() {
+            match event {
+                PathEvent::PmtuUpdated { pmtu, .. } => {
+                    connection.udp_payload = pmtu;
+                    self.events.push_back(Event::MtuChanged {
+                        peer: connection.id,
+                        udp_payload: pmtu,
+                    });
+                    if let Some(max) = connection.datagram_max() {
+                        // A datagram that fits no more would block the queue until it is thrown away unseen.
+                        let before = connection.quic.dgram_send_queue_len();
+                        connection
+                            .quic
+                            .dgram_purge_outgoing(|datagram| datagram.len() > max);
+                        let purged = before - connection.quic.dgram_send_queue_len();
+                        self.counters.datagrams_too_large += purged as u64;
+                    }
+                }
+                PathEvent::PeerMigrated(_, address) => connection.address = address,
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends a handshake: told once, counted, and QUIC says goodbye in its own way.
+    fn refuse(&mut self, slot: u32, reason: RefuseReason) {
+        let Some(connection) = self.table.slot(slot) else {
+            return;
+        };
+        if !matches!(connection.state, State::Handshaking { .. }) {
+            return;
+        }
+        connection.state = State::Closing;
+        let _ = connection.quic.close(false, 0x2, b"");
+        let (id, dialled) = (connection.id, connection.dialled);
+        let address = canonical(connection.address);
+        if !dialled {
+            self.pending -= 1;
+        }
+        self.counters.refused[reason as usize] += 1;
+        tracing::info!(event = "connection_refused", %address, reason = reason.name(), dialled, "{reason}");
+        self.events.push_back(Event::Refused {
+            peer: dialled.then_some(id),
+            address,
+            reason,
+        });
+    }
+
+    pub(crate) fn close(&mut self, peer: PeerId, code: u64, reason: &str) {
+        let Some(connection) = self.sending(peer) else {
+            return;
+        };
+        let _ = connection.quic.close(true, code, reason.as_bytes());
+        self.end(
+            peer,
+            Event::Closed {
+                peer,
+                code,
+                reason: reason.to_owned(),
+                by_peer: false,
+                cause: CloseCause::Application,
+            },
+        );
+    }
+
+    fn end(&mut self, peer: PeerId, event: Event) {
+        if let Some(connection) = self.table.get_mut(peer) {
+            connection.state = State::Closing;
+            self.counters.closed += 1;
+            self.events.push_back(event);
+        }
+    }
+
+    // ---- events out ----
+
+    fn read_later(&mut self, slot: u32) {
+        if let Some(connection) = self.table.slot(slot)
+            && !connection.reading
+        {
+            connection.reading = true;
+            self.readers.push_back(slot);
+        }
+    }
+
+    fn reading(&mut self, peer: PeerId) -> Option<(&mut Connection, ReadContext<'_>)> {
+        let connection = self.table.get_mut(peer)?;
+        let context = ReadContext {
+            peer,
+            pool: &mut self.pool,
+            counters: &mut self.counters,
+            bulk_message_max: self.config.bulk_message_max,
+            control_message_max: self.config.control_message_max,
+        };
+        Some((connection, context))
+    }
+
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            if self.starved {
+                return None;
+            }
+            let slot = self.readers.pop_front()?;
+            let Some(connection) = self.table.slot(slot) else {
+                continue;
+            };
+            connection.reading = false;
+            let peer = connection.id;
+            if let Some(event) = self.read(peer) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// Reads one connection up to its next event.
+    fn read(&mut self, peer: PeerId) -> Option<Event> {
+        let (connection, mut context) = self.reading(peer)?;
+        if !connection.is_up() {
+            return None;
+        }
+        let step = connection.rx.next(&mut connection.quic, &mut context);
+        let ending = connection.ending.is_some();
+        if connection.rx.has_ready() || (ending && matches!(step, Step::Event(_))) {
+            self.read_later(peer.slot);
+        }
+        // Reading moves flow control windows: the peer is to be told.
+        self.mark_dirty(peer.slot);
+        match step {
+            Step::Event(event) => return Some(event),
+            Step::Starved if !ending => {
+                self.starved = true;
+                self.counters.slabs_exhausted += 1;
+                return None;
+            }
+            Step::Fault(code, reason) => self.close(peer, code.number(), reason),
+            _ => {}
+        }
+        let event = self.table.get_mut(peer)?.ending.take()?;
+        if self.up(peer).is_some() {
+            self.end(peer, event);
+        }
+        None
+    }
+
+    pub(crate) fn lane_rest(&mut self, peer: PeerId, lane: LaneRx, rest: BytesMut) {
+        let tail = !rest.is_empty();
+        let Some((connection, mut context)) = self.reading(peer) else {
+            return;
+        };
+        let event = connection.rx.lane_rest(lane, rest, &mut context);
+        let ready = connection.rx.has_ready();
+        let held = tail && connection.rx.note_tail(lane);
+        self.events.extend(event);
+        if held {
+            self.tails.push_back((self.now, peer, lane));
+        }
+        if ready {
+            self.read_later(peer.slot);
+        }
+    }
+
+    pub(crate) fn set_paused(&mut self, peer: PeerId, stream: u64, paused: bool) {
+        let Some(connection) = self.table.get_mut(peer) else {
+            return;
+        };
+        connection.rx.set_paused(stream, paused);
+        if connection.rx.has_ready() {
+            self.read_later(peer.slot);
+        }
+    }
+
+    pub(crate) fn refuse_stream(&mut self, peer: PeerId, stream: u64, code: u64) {
+        self.mark_dirty_peer(peer);
+        if let Some(connection) = self.table.get_mut(peer) {
+            connection
+                .rx
+                .refuse(stream, code, &mut connection.quic, &mut self.pool);
+        }
+    }
+
+    fn mark_dirty_peer(&mut self, peer: PeerId) {
+        if self.table.get(peer).is_some() {
+            self.mark_dirty(peer.slot);
+        }
+    }
+
+    // ---- packets out ----
+
+    /// Moves the list of connections to flush into `slots`.
+    pub(crate) fn take_dirty(&mut self, slots: &mut Vec<u32>) {
+        self.counters.slabs = self.pool.existing() as u64;
+        slots.append(&mut self.dirty);
+    }
+
+    pub(crate) fn connection_to_flush(
+        &mut self,
+        slot: u32,
+    ) -> Option<(&mut Connection, &mut Counters)> {
+        let connection = self.table.slot(slot)?;
+        connection.dirty = false;
+        Some((connection, &mut self.counters))
+    }
+
+    /// A connection's packets were built: its timer is set, and it is forgotten when it is over.
+    pub(crate) fn flushed(&mut self, slot: u32, more: bool) {
+        let Some(connection) = self.table.slot(slot) else {
+            return;
+        };
+        if more {
+            connection.dirty = false;
+            self.mark_dirty(slot);
+            return;
+        }
+        if connection.quic.is_closed() {
+            if connection.state == State::Closing {
+                self.forget(slot);
+            } else {
+                self.touch(slot);
+                self.settle();
+            }
+            return;
+        }
+        let deadline = connection.deadline(&self.config);
+        connection.armed = self.timers.arm(slot, connection.armed, deadline);
+    }
+
+    pub(crate) fn on_too_large(&mut self, slot: u32) {
+        if let Some(connection) = self.table.slot(slot) {
+            connection.on_too_large();
+            self.touch(slot);
+        }
+        self.settle();
+    }
+
+    fn forget(&mut self, slot: u32) {
+        let Some(mut connection) = self.table.remove(slot) else {
+            return;
+        };
+        connection.rx.release(&mut self.pool);
+        for cid in connection.quic.source_ids() {
+            self.cids.remove(cid);
+        }
+        if let Some(original) = &connection.original_cid {
+            self.cids.remove(original);
+        }
+        while let Some(cid) = connection.quic.retired_scid_next() {
+            self.cids.remove(&cid);
+        }
+    }
+
+    /// Sends the answers to strangers; what the socket does not take is lost, and they ask again.
+    pub(crate) fn send_replies(&mut self, driver: &mut dyn Driver) {
+        for (to, packet) in self.replies.drain(..) {
+            let _ = driver.send(to, packet.len(), &packet);
+        }
+    }
+}
+
+/// An IPv4 address is shown as one, also when it came through an IPv6 socket.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

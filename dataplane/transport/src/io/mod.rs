@@ -1,0 +1,81 @@
+//! The edge to the operating system: datagrams in GRO batches, datagrams out in GSO trains, sleeping and waking.
+//!
+//! Everything above sees [`Driver`] and nothing of the system below it. Refuses to know QUIC. The only folder of the
+//! workspace with `unsafe`.
+
+mod mio_driver;
+mod sockopt;
+mod udp;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use mio_driver::MioDriver;
+pub(crate) use udp::route_mtu;
+
+/// Most payload bytes of one UDP send over IPv4: 65,535 less 20 of IP and 8 of UDP. IPv6 would allow 20 more.
+pub(crate) const TRAIN_BYTES_MAX: usize = 65_507;
+
+/// Most segments of one GSO send (UDP_MAX_SEGMENTS of Linux before 6.9 is 64).
+pub(crate) const TRAIN_SEGMENTS_MAX: usize = 64;
+
+/// Datagrams of one sender, received together: equal segments, the last may be shorter.
+pub(crate) struct Batch<'a> {
+    /// Who sent them all.
+    pub(crate) from: SocketAddr,
+    /// Length of every segment but perhaps the last; never 0.
+    pub(crate) segment: usize,
+    /// The segments back to back.
+    pub(crate) data: &'a mut [u8],
+}
+
+/// What became of a send.
+#[derive(Debug)]
+pub(crate) enum Sent {
+    /// The system took it.
+    Done,
+    /// The socket buffer is full: keep it and try again when writable.
+    Blocked,
+    /// Larger than the first link takes (EMSGSIZE).
+    TooLarge,
+    /// Refused for another reason; the datagrams are lost, as they may be on any link.
+    Failed(io::Error),
+}
+
+/// One UDP socket and the means to sleep on it.
+pub(crate) trait Driver: Send {
+    /// The address the socket is bound to.
+    fn local_addr(&self) -> SocketAddr;
+
+    /// Something that ends [`Driver::wait`] from another thread.
+    fn waker(&self) -> Waker;
+
+    /// Sleeps until the socket is readable, writable (when `writable` is asked for), the waker was used or `timeout` passed.
+    fn wait(&mut self, timeout: Option<Duration>, writable: bool) -> io::Result<()>;
+
+    /// The next batch; `None` when the socket is empty.
+    fn receive(&mut self) -> io::Result<Option<Batch<'_>>>;
+
+    /// Sends `data` to `to` as segments of `segment` bytes, the last perhaps shorter: at most [`TRAIN_SEGMENTS_MAX`] and
+    /// [`TRAIN_BYTES_MAX`].
+    fn send(&mut self, to: SocketAddr, segment: usize, data: &[u8]) -> Sent;
+
+    /// Whether trains are possible; without, `send` takes one segment only.
+    fn trains(&self) -> bool;
+}
+
+/// Wakes the endpoint's `wait` from another thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<mio::Waker>);
+
+impl Waker {
+    /// Makes the endpoint's current or next `wait` return at once.
+    ///
+    /// # Errors
+    /// When the system refuses the wake-up; the endpoint then wakes at its next timer.
+    pub fn wake(&self) -> io::Result<()> {
+        self.0.wake()
+    }
+}

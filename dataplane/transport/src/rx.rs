@@ -1,0 +1,309 @@
+//! The receiving side of one connection's streams: which are readable, and what each turns into.
+//!
+//! Streams are read one at a time, when the owner asks for the next event, so that a slab's bytes are consumed while they are
+//! in the processor's cache. Refuses to know what messages mean.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
+
+use bytes::{Buf, BufMut, BytesMut};
+use caplane_wire::control::{self, CONTROL_FRAME_MAX, LENGTH_PREFIX_MAX};
+use caplane_wire::preface::PREFACE_LEN;
+use caplane_wire::{CloseCode, Preface, StreamCode, StreamKind};
+
+use crate::bulk::BulkState;
+use crate::counters::Counters;
+use crate::event::{BulkRx, Event, LaneRx, PeerId};
+use crate::lanes::LaneState;
+use crate::quic::Quic;
+use crate::slab::SlabPool;
+
+/// The stream id of the control stream: the dialling side's first bidirectional stream.
+pub(crate) const CONTROL_STREAM: u64 = 0;
+
+/// What reading needs beside the stream itself.
+pub(crate) struct ReadContext<'a> {
+    pub(crate) peer: PeerId,
+    pub(crate) pool: &'a mut SlabPool,
+    pub(crate) counters: &'a mut Counters,
+    pub(crate) bulk_message_max: u64,
+    pub(crate) control_message_max: usize,
+}
+
+/// What one step of reading came to.
+pub(crate) enum Step {
+    /// Something for the owner.
+    Event(Event),
+    /// Nothing from this stream now.
+    Nothing,
+    /// The stream is over and forgotten; perhaps with a last event.
+    Over(Option<Event>),
+    /// Every slab is in use: try again when some came back.
+    Starved,
+    /// The peer broke a rule of the connection.
+    Fault(CloseCode, &'static str),
+}
+
+enum Receiving {
+    /// The preface is not complete.
+    Preface {
+        bytes: [u8; PREFACE_LEN],
+        have: usize,
+    },
+    Lane(LaneState),
+    Bulk(BulkState),
+}
+
+/// All streams that a peer sends to us.
+pub(crate) struct RxStreams {
+    streams: HashMap<u64, Receiving>,
+    /// Streams to be read, each at most once in here; lanes that are paused or out at the owner are left out.
+    ready: VecDeque<u64>,
+    control: BytesMut,
+}
+
+impl RxStreams {
+    pub(crate) fn new() -> Self {
+        Self {
+            streams: HashMap::new(),
+            ready: VecDeque::new(),
+            control: BytesMut::new(),
+        }
+    }
+
+    /// Notes that QUIC has something for `stream`; true when it is to be read.
+    pub(crate) fn readable(&mut self, stream: u64) {
+        if !self.ready.contains(&stream) {
+            self.ready.push_back(stream);
+        }
+    }
+
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Reads until there is an event or nothing more to read.
+    pub(crate) fn next(&mut self, quic: &mut Quic, context: &mut ReadContext<'_>) -> Step {
+        while let Some(stream) = self.ready.pop_front() {
+            match self.read(stream, quic, context) {
+                Step::Nothing | Step::Over(None) => {}
+                Step::Starved => {
+                    self.ready.push_front(stream);
+                    return Step::Starved;
+                }
+                step => return step,
+            }
+        }
+        Step::Nothing
+    }
+
+    fn read(&mut self, stream: u64, quic: &mut Quic, context: &mut ReadContext<'_>) -> Step {
+        if stream & 0x2 == 0 {
+            return if stream == CONTROL_STREAM {
+                self.read_control(quic, context)
+            } else {
+                Step::Fault(
+                    CloseCode::Protocol,
+                    "a bidirectional stream other than the control stream",
+                )
+            };
+        }
+        let mut entry = match self.streams.entry(stream) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => entry.insert_entry(Receiving::Preface {
+                bytes: [0; PREFACE_LEN],
+                have: 0,
+            }),
+        };
+        if let Receiving::Preface { bytes, have } = entry.get_mut() {
+            match read_preface(stream, bytes, have, quic) {
+                PrefaceRead::More => return Step::Nothing,
+                PrefaceRead::Over => {
+                    entry.remove();
+                    return Step::Over(None);
+                }
+                PrefaceRead::Wrong => {
+                    context.counters.streams_refused += 1;
+                    stop(quic, stream, StreamCode::Malformed.number());
+                    entry.remove();
+                    return Step::Over(None);
+                }
+                PrefaceRead::Is(preface) => {
+                    entry.insert(match preface.kind {
+                        StreamKind::Lane => Receiving::Lane(LaneState::new(preface.class)),
+                        StreamKind::Bulk => Receiving::Bulk(BulkState::new(preface.class)),
+                    });
+                }
+            }
+        }
+        let step = match entry.get_mut() {
+            Receiving::Lane(lane) => lane.read(LaneRx(stream), quic, context),
+            Receiving::Bulk(bulk) => bulk.read(BulkRx(stream), quic, context),
+            Receiving::Preface { .. } => Step::Nothing,
+        };
+        match &step {
+            Step::Over(_) => {
+                entry.remove();
+            }
+            // A bulk stream may have more; a lane is queued again when its rest comes back.
+            Step::Event(Event::Bulk { .. }) => self.ready.push_back(stream),
+            _ => {}
+        }
+        match step {
+            Step::Over(Some(event)) => Step::Event(event),
+            step => step,
+        }
+    }
+
+    fn read_control(&mut self, quic: &mut Quic, context: &mut ReadContext<'_>) -> Step {
+        loop {
+            match control::frame(&self.control) {
+                Ok(Some(range)) if range.len() > context.control_message_max => {
+                    return Step::Fault(CloseCode::Protocol, "a control frame is too long");
+                }
+                Ok(Some(range)) => {
+                    self.control.advance(range.start);
+                    let message = self.control.split_to(range.end - range.start).freeze();
+                    self.ready.push_front(CONTROL_STREAM);
+                    return Step::Event(Event::Control {
+                        peer: context.peer,
+                        message,
+                    });
+                }
+                Ok(None) => {}
+                Err(_) => {
+                    return Step::Fault(CloseCode::Protocol, "a control frame's length is wrong");
+                }
+            }
+            let room = (CONTROL_FRAME_MAX + LENGTH_PREFIX_MAX).saturating_sub(self.control.len());
+            match quic.stream_recv_buf(CONTROL_STREAM, (&mut self.control).limit(room)) {
+                Ok((_, true)) => {
+                    return Step::Fault(CloseCode::Protocol, "the control stream was ended");
+                }
+                Ok((0, false)) | Err(quiche::Error::Done) => break,
+                Ok(_) => {}
+                Err(quiche::Error::StreamReset(_)) => {
+                    return Step::Fault(CloseCode::Protocol, "the control stream was reset");
+                }
+                Err(_) => break,
+            }
+        }
+        if self.control.is_empty() {
+            // An idle peer holds no buffer.
+            self.control = BytesMut::new();
+        }
+        Step::Nothing
+    }
+
+    /// Takes back what the owner did not consume of a lane.
+    pub(crate) fn lane_rest(
+        &mut self,
+        lane: LaneRx,
+        rest: BytesMut,
+        context: &mut ReadContext<'_>,
+    ) -> Option<Event> {
+        // The rest of a lane that is gone is dropped: its slab was written off.
+        let Entry::Occupied(mut entry) = self.streams.entry(lane.0) else {
+            return None;
+        };
+        let Receiving::Lane(state) = entry.get_mut() else {
+            return None;
+        };
+        if let Some(event) = state.take_rest(lane, rest, context) {
+            entry.remove();
+            return Some(event);
+        }
+        if state.wants_reading() {
+            self.readable(lane.0);
+        }
+        None
+    }
+
+    /// Stops or starts the reading of a lane or bulk stream.
+    pub(crate) fn set_paused(&mut self, stream: u64, paused: bool) {
+        let wants = match self.streams.get_mut(&stream) {
+            Some(Receiving::Lane(lane)) => lane.set_paused(paused),
+            Some(Receiving::Bulk(bulk)) => bulk.set_paused(paused),
+            _ => false,
+        };
+        if wants {
+            self.readable(stream);
+        }
+    }
+
+    /// Refuses the rest of a stream.
+    pub(crate) fn refuse(&mut self, stream: u64, code: u64, quic: &mut Quic, pool: &mut SlabPool) {
+        match self.streams.remove(&stream) {
+            Some(Receiving::Lane(lane)) => lane.release(pool),
+            Some(Receiving::Bulk(bulk)) => bulk.release(pool),
+            Some(Receiving::Preface { .. }) => {}
+            None => return,
+        }
+        stop(quic, stream, code);
+    }
+
+    /// True when the lane holds a tail in a slab and that was not known yet.
+    pub(crate) fn note_tail(&mut self, lane: LaneRx) -> bool {
+        match self.streams.get_mut(&lane.0) {
+            Some(Receiving::Lane(state)) => state.note_tail(),
+            _ => false,
+        }
+    }
+
+    /// Moves the unfinished tail of an idle lane out of its slab; true when the lane was not idle and is to be looked at again.
+    pub(crate) fn compact(&mut self, lane: LaneRx, context: &mut ReadContext<'_>) -> bool {
+        match self.streams.get_mut(&lane.0) {
+            Some(Receiving::Lane(state)) => state.compact(context),
+            _ => false,
+        }
+    }
+
+    /// Gives every slab back: the connection is gone.
+    pub(crate) fn release(&mut self, pool: &mut SlabPool) {
+        for (_, receiving) in self.streams.drain() {
+            match receiving {
+                Receiving::Lane(lane) => lane.release(pool),
+                Receiving::Bulk(bulk) => bulk.release(pool),
+                Receiving::Preface { .. } => {}
+            }
+        }
+        self.ready.clear();
+    }
+}
+
+enum PrefaceRead {
+    More,
+    Is(Preface),
+    Wrong,
+    Over,
+}
+
+fn read_preface(
+    stream: u64,
+    bytes: &mut [u8; PREFACE_LEN],
+    have: &mut usize,
+    quic: &mut Quic,
+) -> PrefaceRead {
+    while *have < PREFACE_LEN {
+        match quic.stream_recv(stream, &mut bytes[*have..]) {
+            Ok((read, fin)) => {
+                *have += read;
+                if fin {
+                    return PrefaceRead::Over;
+                }
+            }
+            Err(quiche::Error::Done) => return PrefaceRead::More,
+            Err(_) => return PrefaceRead::Over,
+        }
+    }
+    match Preface::parse(bytes) {
+        Ok(Some(preface)) => PrefaceRead::Is(preface),
+        _ => PrefaceRead::Wrong,
+    }
+}
+
+/// Asks the peer to stop sending on a stream.
+pub(crate) fn stop(quic: &mut Quic, stream: u64, code: u64) {
+    // The only error is that the stream is gone already.
+    let _ = quic.stream_shutdown(stream, quiche::Shutdown::Read, code);
+}

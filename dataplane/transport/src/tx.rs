@@ -1,0 +1,292 @@
+//! The sending side of one connection's streams: lanes and bulk streams that we opened, and the control stream.
+//!
+//! QUIC takes as many bytes as the congestion window and the peer's flow control allow. What it does not take waits here,
+//! one remainder per stream, so a slow peer's queue stays with the owner, who knows what may be dropped.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use caplane_wire::control::LengthPrefix;
+use caplane_wire::{Preface, StreamKind, TrafficClass};
+
+use crate::error::SendError;
+use crate::event::{BulkTx, Event, LaneTx, PeerId};
+use crate::quic::{Quic, StreamBytes};
+use crate::rx::CONTROL_STREAM;
+
+/// Bytes of control frames that may wait: a few of the longest.
+const CONTROL_QUEUE_BYTES: usize = 4 * caplane_wire::control::CONTROL_FRAME_MAX;
+
+#[derive(Debug)]
+struct Sending {
+    kind: StreamKind,
+    urgency: u8,
+    pending: Bytes,
+    /// FIN is to follow the pending bytes.
+    fin: bool,
+}
+
+/// All streams that we send to a peer.
+pub(crate) struct TxStreams {
+    streams: HashMap<u64, Sending>,
+    next: u64,
+    /// Streams with a remainder, most urgent class first.
+    blocked: Vec<(u8, u64)>,
+    /// The owner was told that no more streams are allowed.
+    wants_streams: bool,
+    control: BytesMut,
+    /// Held by every buffer that is not acknowledged.
+    token: Arc<()>,
+}
+
+/// QUIC sends streams of lower urgency first: the control stream, then priority 7 down to 0.
+fn urgency(class: TrafficClass) -> u8 {
+    8 + (TrafficClass::PRIORITY_MAX - class.priority())
+}
+
+impl TxStreams {
+    pub(crate) fn new(dialled: bool) -> Self {
+        Self {
+            streams: HashMap::new(),
+            next: if dialled { 2 } else { 3 },
+            blocked: Vec::new(),
+            wants_streams: false,
+            control: BytesMut::new(),
+            token: Arc::new(()),
+        }
+    }
+
+    /// True when everything written has been acknowledged.
+    pub(crate) fn acknowledged(&self) -> bool {
+        !self.unacknowledged() && self.blocked.is_empty() && self.control.is_empty()
+    }
+
+    /// True when QUIC holds bytes that are not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> bool {
+        Arc::strong_count(&self.token) > 1
+    }
+
+    pub(crate) fn open(
+        &mut self,
+        kind: StreamKind,
+        class: TrafficClass,
+        quic: &mut Quic,
+    ) -> Result<u64, SendError> {
+        if quic.peer_streams_left_uni() == 0 {
+            self.wants_streams = true;
+            return Err(SendError::StreamLimit);
+        }
+        let stream = self.next;
+        // Creates the stream. Incremental: streams of one class share the connection packet by packet.
+        quic.stream_priority(stream, urgency(class), true)
+            .map_err(|_| SendError::StreamLimit)?;
+        self.next += 4;
+        self.streams.insert(
+            stream,
+            Sending {
+                kind,
+                urgency: urgency(class),
+                pending: Bytes::new(),
+                fin: false,
+            },
+        );
+        let preface = Preface { kind, class }.to_bytes();
+        self.write(stream, Bytes::copy_from_slice(&preface), quic)?;
+        Ok(stream)
+    }
+
+    /// True when `send` would take bytes.
+    pub(crate) fn ready(&self, stream: u64) -> bool {
+        self.streams
+            .get(&stream)
+            .is_some_and(|sending| sending.pending.is_empty() && !sending.fin)
+    }
+
+    /// Takes all of `data`, or nothing.
+    pub(crate) fn send(
+        &mut self,
+        stream: u64,
+        data: Bytes,
+        fin: bool,
+        quic: &mut Quic,
+    ) -> Result<(), SendError> {
+        let sending = self.streams.get_mut(&stream).ok_or(SendError::Closed)?;
+        if sending.fin {
+            return Err(SendError::Closed);
+        }
+        if !sending.pending.is_empty() {
+            // An end without bytes may wait behind the remainder.
+            if !(data.is_empty() && fin) {
+                return Err(SendError::Busy);
+            }
+            sending.fin = true;
+            return Ok(());
+        }
+        sending.fin = fin;
+        self.write(stream, data, quic)
+    }
+
+    /// Gives QUIC what it takes of `data` and keeps the rest.
+    fn write(&mut self, stream: u64, data: Bytes, quic: &mut Quic) -> Result<(), SendError> {
+        let Some(sending) = self.streams.get_mut(&stream) else {
+            return Err(SendError::Closed);
+        };
+        sending.pending = data;
+        match push(stream, sending, &self.token, quic) {
+            Push::Done => {}
+            Push::Blocked => {
+                self.blocked.push((sending.urgency, stream));
+                self.blocked.sort_unstable();
+            }
+            Push::Finished => {
+                self.streams.remove(&stream);
+            }
+            // The owner hears of a stop by its own event.
+            Push::Stopped => return Err(SendError::Closed),
+        }
+        Ok(())
+    }
+
+    /// Tries again what QUIC did not take; true when the owner should be told that there is room.
+    pub(crate) fn retry(&mut self, quic: &mut Quic) -> bool {
+        let mut freed = false;
+        self.flush_control(quic);
+        let streams = &mut self.streams;
+        let token = &self.token;
+        self.blocked.retain(|(_, stream)| {
+            let Some(sending) = streams.get_mut(stream) else {
+                return false;
+            };
+            match push(*stream, sending, token, quic) {
+                Push::Blocked => true,
+                Push::Done | Push::Stopped => {
+                    freed = true;
+                    false
+                }
+                Push::Finished => {
+                    streams.remove(stream);
+                    freed = true;
+                    false
+                }
+            }
+        });
+        if self.wants_streams && quic.peer_streams_left_uni() > 0 {
+            self.wants_streams = false;
+            freed = true;
+        }
+        freed
+    }
+
+    /// Finds the streams that the peer stopped.
+    pub(crate) fn stopped(&mut self, peer: PeerId, quic: &mut Quic, mut tell: impl FnMut(Event)) {
+        while let Some(stream) = quic.stream_writable_next() {
+            let Err(quiche::Error::StreamStopped(code)) = quic.stream_capacity(stream) else {
+                continue;
+            };
+            let Some(sending) = self.streams.remove(&stream) else {
+                continue;
+            };
+            // Answer with a reset, so that the peer forgets the stream too (RFC 9000 section 3.5).
+            let _ = quic.stream_shutdown(stream, quiche::Shutdown::Write, code);
+            tell(match sending.kind {
+                StreamKind::Lane => Event::LaneStopped {
+                    peer,
+                    lane: LaneTx(stream),
+                    code,
+                },
+                StreamKind::Bulk => Event::BulkStopped {
+                    peer,
+                    bulk: BulkTx(stream),
+                    code,
+                },
+            });
+        }
+    }
+
+    pub(crate) fn reset(&mut self, stream: u64, code: u64, quic: &mut Quic) {
+        if self.streams.remove(&stream).is_some() {
+            let _ = quic.stream_shutdown(stream, quiche::Shutdown::Write, code);
+        }
+    }
+
+    /// Queues one frame on the control stream.
+    pub(crate) fn send_control(
+        &mut self,
+        message: &[u8],
+        quic: &mut Quic,
+    ) -> Result<(), SendError> {
+        let prefix = LengthPrefix::new(message.len()).map_err(|_| SendError::TooLarge {
+            max: caplane_wire::control::CONTROL_FRAME_MAX,
+        })?;
+        let length = prefix.as_bytes().len() + message.len();
+        if self.control.len() + length > CONTROL_QUEUE_BYTES {
+            return Err(SendError::Full);
+        }
+        self.control.reserve(length);
+        self.control.put_slice(prefix.as_bytes());
+        self.control.put_slice(message);
+        self.flush_control(quic);
+        Ok(())
+    }
+
+    fn flush_control(&mut self, quic: &mut Quic) {
+        if self.control.is_empty() {
+            return;
+        }
+        // Creates the stream on the dialling side; on the other it fails until the peer has opened it.
+        let _ = quic.stream_priority(CONTROL_STREAM, 0, false);
+        let Ok(capacity) = quic.stream_capacity(CONTROL_STREAM) else {
+            return;
+        };
+        let taken = capacity.min(self.control.len());
+        if taken == 0 {
+            return;
+        }
+        let bytes = StreamBytes::new(self.control.split_to(taken).freeze(), &self.token);
+        // Within the capacity QUIC takes all; a stream error closes the connection by another path.
+        let _ = quic.stream_send_zc(CONTROL_STREAM, bytes, false);
+        if self.control.is_empty() {
+            self.control = BytesMut::new();
+        }
+    }
+}
+
+enum Push {
+    Done,
+    Finished,
+    Blocked,
+    /// By the peer; `stopped` tells the owner.
+    Stopped,
+}
+
+/// Gives QUIC as much of a stream's pending bytes as it takes.
+fn push(stream: u64, sending: &mut Sending, token: &Arc<()>, quic: &mut Quic) -> Push {
+    let capacity = match quic.stream_capacity(stream) {
+        Ok(capacity) => capacity,
+        Err(quiche::Error::StreamStopped(_)) => {
+            sending.pending = Bytes::new();
+            return Push::Stopped;
+        }
+        Err(_) => return Push::Finished,
+    };
+    // Never offer more than the capacity: QUIC drops what it refuses.
+    let taken = capacity.min(sending.pending.len());
+    let last = taken == sending.pending.len();
+    if taken > 0 || (last && sending.fin) {
+        let bytes = if last {
+            std::mem::take(&mut sending.pending)
+        } else {
+            sending.pending.split_to(taken)
+        };
+        let sent = quic.stream_send_zc(stream, StreamBytes::new(bytes, token), last && sending.fin);
+        if sent.is_err() {
+            return Push::Finished;
+        }
+    }
+    match (last, sending.fin) {
+        (true, true) => Push::Finished,
+        (true, false) => Push::Done,
+        (false, _) => Push::Blocked,
+    }
+}
