@@ -220,6 +220,12 @@ impl State {
         self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The generation in force.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.committed.borrow().generation
+    }
+
     /// Name of the store, for ever the same.
     #[must_use]
     pub fn store_id(&self) -> &str {
@@ -349,7 +355,9 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
             rib.take_touched();
             rib.set_generation(before);
             drop(rib);
-            state.committed.send_modify(|committed| committed.undone += 1);
+            state
+                .committed
+                .send_modify(|committed| committed.undone += 1);
             answer(group, &Err(error.to_string()));
         }
     }

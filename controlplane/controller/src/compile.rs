@@ -18,7 +18,7 @@ use caplane_wire::Label;
 
 use crate::record::{AgentRecord, policy_group_parts};
 use crate::rib::{Rib, Touched};
-use crate::spf::{Link, Topology};
+use crate::spf::{Link, Paths, Topology};
 use crate::tables::{EntryChange, TableKey, Tables};
 
 #[cfg(test)]
@@ -39,10 +39,12 @@ pub fn entry(rib: &Rib, key: &TableKey) -> Option<Entry> {
         TableKey::Shared(EntryKey::Identity(uri)) => Some(identity(rib, rib.agent(uri)?)),
         TableKey::Shared(EntryKey::Policy(id)) => policy(rib, *id),
         TableKey::Router(router, EntryKey::Neighbour(other)) => neighbour(rib, *router, *other),
-        TableKey::Router(router, EntryKey::Transit(to)) => transit(&topology(rib), *router)
-            .into_iter()
-            .find(|entry| entry.router == *to)
-            .map(Entry::Transit),
+        TableKey::Router(router, EntryKey::Transit(to)) => {
+            transit(&mut Paths::new(&topology(rib)), *router)
+                .into_iter()
+                .find(|entry| entry.router == *to)
+                .map(Entry::Transit)
+        }
         TableKey::Shared(EntryKey::Transit(_) | EntryKey::Neighbour(_)) | TableKey::Router(..) => {
             None
         }
@@ -68,9 +70,10 @@ pub fn changes(rib: &Rib, touched: &Touched, tables: &Tables) -> Vec<EntryChange
     }
     if touched.topology {
         let topology = topology(rib);
+        let mut paths = Paths::new(&topology);
         let known = topology.routers.iter().copied().chain(tables.routers());
         for router in known.collect::<BTreeSet<Label>>() {
-            let mut routes: BTreeMap<Label, TransitEntry> = transit(&topology, router)
+            let mut routes: BTreeMap<Label, TransitEntry> = transit(&mut paths, router)
                 .into_iter()
                 .map(|entry| (entry.router, entry))
                 .collect();
@@ -130,10 +133,10 @@ pub fn everything(rib: &Rib) -> Vec<(TableKey, Entry)> {
             out.push((key, entry));
         }
     }
-    let topology = topology(rib);
+    let mut paths = Paths::new(&topology(rib));
     for record in rib.routers_after("") {
         let router = record.label();
-        for route in transit(&topology, router) {
+        for route in transit(&mut paths, router) {
             let key = TableKey::Router(router, EntryKey::Transit(route.router));
             out.push((key, Entry::Transit(route)));
         }
@@ -294,11 +297,8 @@ fn topology(rib: &Rib) -> Topology {
     }
 }
 
-fn transit(topology: &Topology, router: Label) -> Vec<TransitEntry> {
-    if !topology.routers.contains(&router) {
-        return Vec::new();
-    }
-    topology
+fn transit(paths: &mut Paths, router: Label) -> Vec<TransitEntry> {
+    paths
         .routes_from(router)
         .into_iter()
         .map(|route| TransitEntry {

@@ -10,6 +10,7 @@
 //! | [`store`] | what survives a crash |
 //! | [`commit`] | the one writer: applies changes, stores them in groups, publishes |
 //! | [`change`] | what may be changed and when that is refused |
+//! | [`resolve`] | the most suitable class or agent for a path, an id or a text |
 //! | [`northbound`], [`southbound`], [`tls`] | the shells: orchestrators, routers, mutual TLS |
 //! | [`service`] | starts and stops all of it |
 //!
@@ -26,6 +27,7 @@ pub mod convert;
 pub mod knowledge;
 pub mod northbound;
 pub mod record;
+pub mod resolve;
 pub mod rib;
 pub mod service;
 pub mod southbound;

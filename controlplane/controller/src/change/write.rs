@@ -250,12 +250,7 @@ fn skill_override(
     Ok(())
 }
 
-fn router(
-    tx: &mut Transaction<'_>,
-    action: Action,
-    name: &str,
-    uri: &str,
-) -> Result<(), Refusal> {
+fn router(tx: &mut Transaction<'_>, action: Action, name: &str, uri: &str) -> Result<(), Refusal> {
     let there = tx.rib.router(name).cloned();
     expect(action, there.is_some(), "name", name, "caplane router list")?;
     if let (Action::Delete, Some(router)) = (action, &there) {
@@ -319,8 +314,7 @@ fn link(
     let there = tx.rib.link(a, b).is_some();
     expect(action, there, "a", &format!("{a} {b}"), "caplane link list")?;
     if action == Action::Delete {
-        tx.rib
-            .remove(&ObjectKey::Link(a.to_owned(), b.to_owned()));
+        tx.rib.remove(&ObjectKey::Link(a.to_owned(), b.to_owned()));
         return Ok(());
     }
     for (field, name) in [("a", a), ("b", b)] {

@@ -20,6 +20,10 @@ pub struct ClassMembers {
     pub own: BTreeMap<Label, u64>,
     /// Members of this class or anything below; an agent counts once, with its largest weight.
     pub subtree: BTreeMap<Label, u64>,
+    /// Attached instances of exactly this class.
+    pub own_instances: u32,
+    /// Attached instances of this class or anything below.
+    pub instances: u32,
 }
 
 /// How many serve a class or anything below it, in all tenants.
@@ -93,6 +97,10 @@ impl MemberIndex {
                 u64::from(row.subtree) * times,
                 up,
             );
+            if row.own > 0 {
+                members.own_instances = step(members.own_instances, instances, up);
+            }
+            members.instances = step(members.instances, instances, up);
             if members.subtree.is_empty() {
                 self.classes.remove(&place);
             }

@@ -1,0 +1,302 @@
+//! Pages of entities: in key order, each at most 2 MiB.
+//!
+//! The page token is the last key of the page, so that a page costs what it shows, and what
+//! is written meanwhile neither repeats nor hides other entities.
+
+use std::sync::Arc;
+
+use caplane_proto::v1;
+use caplane_proto::v1::entity::Entity as Body;
+use caplane_proto::v1::read_request::Kind;
+use prost::Message;
+use tonic::Status;
+
+use super::commit_status;
+use super::render::{View, entity};
+use crate::commit::State;
+use crate::southbound::Sessions;
+
+/// Entities of a page when the caller does not say.
+const PAGE_SIZE_DEFAULT: usize = 1_000;
+/// Entities of a page at most.
+const PAGE_SIZE_MAX: usize = 10_000;
+/// Bytes of a page: half of what gRPC clients accept by default (4 MiB).
+const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Between the parts of a key in a page token: no key part contains it.
+const SEPARATOR: char = '\n';
+
+/// An entity with the page token that continues after it, and the agent whose card it lacks.
+struct Row {
+    entity: v1::Entity,
+    token: String,
+    card_of: Option<u32>,
+}
+
+/// Where a page begins and what it shows.
+struct Window<'a> {
+    key: &'a str,
+    after: &'a str,
+    limit: usize,
+}
+
+/// Answers one page.
+pub(super) async fn page(
+    state: &Arc<State>,
+    sessions: &Arc<Sessions>,
+    request: &v1::ReadRequest,
+) -> Result<v1::ReadResponse, Status> {
+    let limit = match request.page_size as usize {
+        0 => PAGE_SIZE_DEFAULT,
+        size if size <= PAGE_SIZE_MAX => size,
+        size => {
+            return Err(Status::invalid_argument(format!(
+                "page_size \"{size}\": is too large; use 1 to {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE_DEFAULT}"
+            )));
+        }
+    };
+    let kind = request.kind();
+    if kind == Kind::Unspecified {
+        return Err(Status::invalid_argument(format!(
+            "kind \"{}\": says nothing; use AGENT, GRANT, ROUTER, LINK, TENANT, PERMISSION, CLASS, GROUP or SKILL_OVERRIDE",
+            request.kind
+        )));
+    }
+    let window = Window {
+        key: &request.key,
+        after: &request.page,
+        // One more than asked for says whether another page follows.
+        limit: limit + 1,
+    };
+    let (mut rows, generation) = state
+        .read(|rib| {
+            let view = View {
+                rib,
+                knowledge: state.knowledge(),
+                sessions,
+            };
+            rows(&view, kind, &window)
+        })
+        .await
+        .map_err(|error| commit_status(&error))?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let state = state.clone();
+    let (entities, next_page) = tokio::task::spawn_blocking(move || fill(&state, rows, more))
+        .await
+        .map_err(|_| Status::internal("reading broke; see the controller's log"))??;
+    Ok(v1::ReadResponse {
+        entities,
+        next_page,
+        generation,
+    })
+}
+
+/// Adds cards and cuts the page at its bound in bytes.
+fn fill(state: &State, rows: Vec<Row>, more: bool) -> Result<(Vec<v1::Entity>, String), Status> {
+    let mut entities = Vec::with_capacity(rows.len());
+    let (mut bytes, mut last) = (0, String::new());
+    for mut row in rows {
+        if let (Some(number), Some(Body::Agent(agent))) = (row.card_of, &mut row.entity.entity) {
+            agent.card = state
+                .card(number)
+                .map_err(|error| Status::unavailable(error.to_string()))?
+                .unwrap_or_default();
+        }
+        bytes += row.entity.encoded_len();
+        if bytes > PAGE_BYTES_MAX && !entities.is_empty() {
+            return Ok((entities, last));
+        }
+        last = row.token;
+        entities.push(row.entity);
+    }
+    Ok((entities, if more { last } else { String::new() }))
+}
+
+fn rows(view: &View<'_>, kind: Kind, window: &Window<'_>) -> Vec<Row> {
+    match kind {
+        Kind::Agent => agents(view, window),
+        Kind::Grant => grants(view, window),
+        Kind::Router => routers(view, window),
+        Kind::Link => links(view, window),
+        Kind::Tenant => tenants(view, window),
+        Kind::Permission => permissions(view, window),
+        Kind::Class => classes(view, window),
+        Kind::Group => groups(view, window),
+        Kind::SkillOverride => overrides(view, window),
+        Kind::Unspecified => Vec::new(),
+    }
+}
+
+fn row(token: String, body: Body) -> Row {
+    Row {
+        entity: entity(body),
+        token,
+        card_of: None,
+    }
+}
+
+/// First and second part of a token.
+fn pair(token: &str) -> (&str, &str) {
+    token.split_once(SEPARATOR).unwrap_or((token, ""))
+}
+
+fn join(a: &str, b: &str) -> String {
+    format!("{a}{SEPARATOR}{b}")
+}
+
+fn agents(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    let show = |agent: &crate::record::AgentRecord| Row {
+        entity: entity(Body::Agent(view.agent(agent))),
+        token: agent.uri.clone(),
+        card_of: Some(agent.number),
+    };
+    if !window.key.is_empty() {
+        return view
+            .rib
+            .agent(window.key)
+            .map(|a| show(a))
+            .into_iter()
+            .collect();
+    }
+    view.rib
+        .agents_after(window.after)
+        .take(window.limit)
+        .map(|agent| show(agent))
+        .collect()
+}
+
+fn grants(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    let (agent, path) = start(window);
+    view.rib
+        .grants_after(agent, path)
+        .take_while(|grant| window.key.is_empty() || grant.agent == window.key)
+        .take(window.limit)
+        .map(|grant| {
+            let token = join(&grant.agent, &grant.class_path);
+            row(token, Body::Grant(View::grant(grant)))
+        })
+        .collect()
+}
+
+fn overrides(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    let (agent, skill) = start(window);
+    view.rib
+        .overrides_after(agent, skill)
+        .take_while(|told| window.key.is_empty() || told.agent == window.key)
+        .take(window.limit)
+        .map(|told| {
+            let token = join(&told.agent, &told.skill);
+            row(token, Body::Override(View::skill_override(told)))
+        })
+        .collect()
+}
+
+/// Where a read of a two-part key begins: after the token, or at the key's own first entity.
+fn start<'a>(window: &Window<'a>) -> (&'a str, &'a str) {
+    if window.after.is_empty() {
+        (window.key, "")
+    } else {
+        pair(window.after)
+    }
+}
+
+fn routers(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    let show = |router: &crate::record::RouterRecord| {
+        row(router.name.clone(), Body::Router(view.router(router)))
+    };
+    if !window.key.is_empty() {
+        return view.rib.router(window.key).map(show).into_iter().collect();
+    }
+    view.rib
+        .routers_after(window.after)
+        .take(window.limit)
+        .map(show)
+        .collect()
+}
+
+fn links(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    let (a, b) = pair(window.after);
+    view.rib
+        .links_after(a, b)
+        .filter(|link| window.key.is_empty() || link.a == window.key || link.b == window.key)
+        .take(window.limit)
+        .map(|link| row(join(&link.a, &link.b), Body::Link(View::link(link))))
+        .collect()
+}
+
+fn tenants(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    let show = |tenant: &crate::record::TenantRecord| {
+        row(tenant.name.clone(), Body::Tenant(View::tenant(tenant)))
+    };
+    if !window.key.is_empty() {
+        return view.rib.tenant(window.key).map(show).into_iter().collect();
+    }
+    view.rib
+        .tenants_after(window.after)
+        .take(window.limit)
+        .map(show)
+        .collect()
+}
+
+fn permissions(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    let from = if window.key.is_empty() {
+        None
+    } else {
+        match view.rib.tenant(window.key) {
+            Some(tenant) => Some(tenant.id),
+            None => return Vec::new(),
+        }
+    };
+    view.rib
+        .permissions_after(permission_token(window.after))
+        .filter(|permission| from.is_none_or(|from| permission.from == from))
+        .take(window.limit)
+        .map(|permission| {
+            let token = format!(
+                "{}{SEPARATOR}{}{SEPARATOR}{}",
+                permission.from, permission.to, permission.class_path
+            );
+            row(token, Body::Permission(view.permission(permission)))
+        })
+        .collect()
+}
+
+fn permission_token(token: &str) -> Option<(u32, u32, String)> {
+    let mut parts = token.splitn(3, SEPARATOR);
+    let from = parts.next()?.parse().ok()?;
+    let to = parts.next()?.parse().ok()?;
+    Some((from, to, parts.next()?.to_owned()))
+}
+
+fn classes(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    let show = |class: &crate::taxonomy::Class| {
+        let token = class.label.bits().to_string();
+        row(token, Body::Class(view.class(class)))
+    };
+    if !window.key.is_empty() {
+        let class = view.knowledge.class(window.key);
+        return class.map(show).into_iter().collect();
+    }
+    let after: u32 = window.after.parse().unwrap_or(0);
+    view.knowledge
+        .taxonomy()
+        .iter()
+        .filter(|class| class.label.bits() > after)
+        .take(window.limit)
+        .map(show)
+        .collect()
+}
+
+fn groups(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    let show = |group: &crate::record::GroupRecord| {
+        row(group.name.clone(), Body::Group(view.group(group)))
+    };
+    if !window.key.is_empty() {
+        return view.rib.group(window.key).map(show).into_iter().collect();
+    }
+    view.rib
+        .groups_after(window.after)
+        .take(window.limit)
+        .map(show)
+        .collect()
+}

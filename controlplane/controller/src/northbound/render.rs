@@ -1,0 +1,246 @@
+//! Records as the entities that Write takes, with what the controller adds.
+
+use caplane_proto::v1;
+use caplane_proto::v1::entity::Entity as Body;
+use caplane_wire::Label;
+
+use crate::change::{Action, Target, Update};
+use crate::knowledge::Knowledge;
+use crate::record::{
+    AgentRecord, GrantRecord, GroupRecord, LinkRecord, OverrideRecord, PermissionRecord,
+    RouterRecord, TenantRecord,
+};
+use crate::rib::Rib;
+use crate::southbound::Sessions;
+use crate::taxonomy::Class;
+
+/// What entities are made from.
+pub(super) struct View<'a> {
+    pub(super) rib: &'a Rib,
+    pub(super) knowledge: &'a Knowledge,
+    pub(super) sessions: &'a Sessions,
+}
+
+pub(super) fn entity(body: Body) -> v1::Entity {
+    v1::Entity { entity: Some(body) }
+}
+
+impl View<'_> {
+    /// What became of an update: the entity as it is now (an agent without its card), or the key
+    /// of what was deleted.
+    pub(super) fn written(&self, update: &Update) -> v1::Entity {
+        let rib = self.rib;
+        let deleted = update.action == Action::Delete;
+        let body = match &update.target {
+            Target::Agent(spec) => Some(Body::Agent(match rib.agent(&spec.uri) {
+                Some(agent) if !deleted => self.agent(agent),
+                _ => v1::Agent {
+                    uri: spec.uri.clone(),
+                    ..v1::Agent::default()
+                },
+            })),
+            Target::Grant { agent, class, .. } => {
+                Some(Body::Grant(match rib.grant(agent, &class.path) {
+                    Some(grant) if !deleted => Self::grant(grant),
+                    _ => v1::Grant {
+                        agent_uri: agent.clone(),
+                        class_path: class.path.clone(),
+                        weight: 0,
+                    },
+                }))
+            }
+            Target::Override { agent, skill, .. } => {
+                Some(Body::Override(match rib.skill_override(agent, skill) {
+                    Some(told) if !deleted => Self::skill_override(told),
+                    _ => v1::SkillOverride {
+                        agent_uri: agent.clone(),
+                        skill_id: skill.clone(),
+                        class_path: String::new(),
+                    },
+                }))
+            }
+            Target::Router { name, .. } => Some(Body::Router(match rib.router(name) {
+                Some(router) if !deleted => self.router(router),
+                _ => v1::Router {
+                    name: name.clone(),
+                    ..v1::Router::default()
+                },
+            })),
+            Target::Link { a, b, cost } => Some(Body::Link(v1::Link {
+                a: a.clone(),
+                b: b.clone(),
+                cost: if deleted { 0 } else { *cost },
+            })),
+            Target::Tenant { name } => Some(Body::Tenant(v1::Tenant {
+                name: name.clone(),
+                id: rib.tenant(name).map_or(0, |tenant| tenant.id),
+            })),
+            Target::Permission { from, to, class } => Some(Body::Permission(v1::Permission {
+                from: from.clone(),
+                to: to.clone(),
+                class_path: class.path.clone(),
+            })),
+            Target::Group { name, .. } => Some(Body::Group(match rib.group(name) {
+                Some(group) if !deleted => self.group(group),
+                _ => v1::Group {
+                    name: name.clone(),
+                    ..v1::Group::default()
+                },
+            })),
+        };
+        v1::Entity { entity: body }
+    }
+
+    pub(super) fn agent(&self, agent: &AgentRecord) -> v1::Agent {
+        let rib = self.rib;
+        v1::Agent {
+            uri: agent.uri.clone(),
+            card: Vec::new(),
+            tenant: self.tenant_name(agent.tenant),
+            weight: agent.weight,
+            lease_seconds: agent.lease_seconds,
+            priority_max: agent.priority_max,
+            label: agent.label().bits(),
+            name: agent.name.clone(),
+            provider: agent.provider.clone(),
+            skills: self.skills(agent),
+            instances: rib
+                .instances(agent.number)
+                .map(|attachment| v1::InstanceStatus {
+                    label: attachment.label,
+                    instance_name: attachment.instance_name.clone(),
+                    router: rib
+                        .router_by_label(attachment.router())
+                        .map_or_else(String::new, |router| router.name.clone()),
+                })
+                .collect(),
+            lease_expires_unix_ms: rib
+                .lease_end(agent)
+                .map_or(0, |end| i64::try_from(end).unwrap_or(i64::MAX)),
+        }
+    }
+
+    fn skills(&self, agent: &AgentRecord) -> Vec<v1::Skill> {
+        let rib = self.rib;
+        agent
+            .skills
+            .iter()
+            .map(|skill| {
+                let class = rib.skill_class(&agent.uri, skill);
+                let told = rib.skill_override(&agent.uri, &skill.id);
+                let (matched_by, score, provenance) = match told {
+                    Some(told) => (
+                        "override".to_owned(),
+                        1.0,
+                        format!(
+                            "put in {} by an operator; the classifier said: {}",
+                            told.class_path, skill.provenance
+                        ),
+                    ),
+                    None => (
+                        skill.matched_by.clone(),
+                        skill.score,
+                        skill.provenance.clone(),
+                    ),
+                };
+                v1::Skill {
+                    id: skill.id.clone(),
+                    name: skill.name.clone(),
+                    class_path: class.map_or("", |c| self.knowledge.path(c)).to_owned(),
+                    class_label: class.map_or(0, Label::bits),
+                    matched_by,
+                    score,
+                    provenance,
+                    granted: class.is_some_and(|c| rib.covering_grant(&agent.uri, c).is_some()),
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn grant(grant: &GrantRecord) -> v1::Grant {
+        v1::Grant {
+            agent_uri: grant.agent.clone(),
+            class_path: grant.class_path.clone(),
+            weight: grant.weight,
+        }
+    }
+
+    pub(super) fn skill_override(told: &OverrideRecord) -> v1::SkillOverride {
+        v1::SkillOverride {
+            agent_uri: told.agent.clone(),
+            skill_id: told.skill.clone(),
+            class_path: told.class_path.clone(),
+        }
+    }
+
+    pub(super) fn router(&self, router: &RouterRecord) -> v1::Router {
+        let label = router.label();
+        let status = self.sessions.status(label);
+        v1::Router {
+            name: router.name.clone(),
+            uri: router.uri.clone(),
+            label: label.bits(),
+            address: router.address.clone(),
+            connected: status.connected,
+            live_generation: status.live_generation,
+            pushed_generation: status.pushed_generation,
+            live_took_us: status.live_took_us,
+            instances: self.rib.attached_at(label).len() as u32,
+            software: status.software,
+            rejected_generation: status.rejected_generation,
+            rejected_reasons: status.rejected_reasons,
+            live_unix_ms: i64::try_from(status.live_unix_ms).unwrap_or(i64::MAX),
+        }
+    }
+
+    pub(super) fn link(link: &LinkRecord) -> v1::Link {
+        v1::Link {
+            a: link.a.clone(),
+            b: link.b.clone(),
+            cost: link.cost,
+        }
+    }
+
+    pub(super) fn tenant(tenant: &TenantRecord) -> v1::Tenant {
+        v1::Tenant {
+            name: tenant.name.clone(),
+            id: tenant.id,
+        }
+    }
+
+    pub(super) fn permission(&self, permission: &PermissionRecord) -> v1::Permission {
+        v1::Permission {
+            from: self.tenant_name(permission.from),
+            to: self.tenant_name(permission.to),
+            class_path: permission.class_path.clone(),
+        }
+    }
+
+    pub(super) fn group(&self, group: &GroupRecord) -> v1::Group {
+        v1::Group {
+            name: group.name.clone(),
+            tenant: self.tenant_name(group.tenant),
+            agent_uris: group.agents.clone(),
+            label: group.label().bits(),
+        }
+    }
+
+    pub(super) fn class(&self, class: &Class) -> v1::Class {
+        let count = self.rib.class_count(class.label);
+        v1::Class {
+            path: class.path.clone(),
+            label: class.label.bits(),
+            caption: class.caption.clone(),
+            description: class.description.clone(),
+            aliases: class.aliases.clone(),
+            agents: count.agents,
+            instances: count.instances,
+        }
+    }
+
+    fn tenant_name(&self, id: u32) -> String {
+        self.rib
+            .tenant_name(id)
+            .map_or_else(|| format!("#{id}"), str::to_owned)
+    }
+}

@@ -1,0 +1,88 @@
+//! What silence and time end: attachments of silent routers, registrations past their lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::change::{attach, lease};
+use crate::commit::{Committer, State, now_unix_ms};
+use crate::southbound::Sessions;
+
+/// Checks at least this often; more often when the lease is short.
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// Watches leases until `stop`.
+pub(super) async fn keep(
+    state: Arc<State>,
+    committer: Committer,
+    sessions: Arc<Sessions>,
+    router_lease: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut tick = tokio::time::interval((router_lease / 4).min(INTERVAL_MAX));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        expire_routers(&state, &committer, &sessions, router_lease).await;
+        expire_agents(&state, &committer).await;
+    }
+}
+
+async fn expire_routers(
+    state: &State,
+    committer: &Committer,
+    sessions: &Arc<Sessions>,
+    lease: Duration,
+) {
+    let silent: Vec<_> = state
+        .rib()
+        .routers_with_attachments()
+        .filter(|router| sessions.silence(*router) > lease)
+        .collect();
+    for router in silent {
+        let heard = sessions.clone();
+        let outcome = committer
+            .change(move |tx| {
+                // It may have come back while this waited its turn.
+                if heard.silence(router) <= lease {
+                    return Ok(0);
+                }
+                Ok(attach::expire_router(tx, router))
+            })
+            .await;
+        match outcome {
+            Ok(done) if done.value > 0 => {
+                tracing::warn!(
+                    event = "router_silent", %router, lease = ?lease, withdrawn = done.value,
+                    generation = done.generation,
+                );
+                // If it lives after all it opens a session and reports everything again.
+                sessions.end(
+                    router,
+                    Status::aborted("the lease ended; open a new session"),
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(event = "expiry_failed", %router, %error),
+        }
+    }
+}
+
+async fn expire_agents(state: &State, committer: &Committer) {
+    let due = state.rib().expired_agents(now_unix_ms()).next().is_some();
+    if !due {
+        return;
+    }
+    match committer.change(lease::expire_agents).await {
+        Ok(done) => {
+            for agent in done.value {
+                tracing::info!(event = "lease_ended", agent, generation = done.generation);
+            }
+        }
+        Err(error) => tracing::error!(event = "expiry_failed", %error),
+    }
+}

@@ -1,0 +1,208 @@
+//! Pushes tables to one router: one update at a time, each answered before the next is made.
+
+use caplane_proto::v1;
+use caplane_proto::v1::controller_message::Message as ToRouter;
+use caplane_wire::Label;
+use prost::Message;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::session::send;
+use super::{Outgoing, SouthboundService};
+use crate::convert;
+use crate::tables::TableDifference;
+
+/// Largest part of an update (bytes), as southbound.proto promises.
+const PART_BYTES_MAX: usize = 1024 * 1024;
+
+/// Room kept in a part for the fields around its entries, and the tag and length of each entry.
+const PART_BYTES_AROUND: usize = 64;
+const ENTRY_BYTES_AROUND: usize = 8;
+
+pub(super) struct Pusher {
+    pub(super) service: SouthboundService,
+    pub(super) label: Label,
+    pub(super) uri: String,
+    pub(super) outgoing: Outgoing,
+    pub(super) answers: mpsc::Receiver<v1::TableAnswer>,
+}
+
+/// What one update says besides its entries.
+#[derive(Clone, Copy)]
+struct Envelope {
+    nonce: u64,
+    generation: u64,
+    base_generation: u64,
+}
+
+impl Pusher {
+    /// Keeps the router at the newest generation; `held` is what it accepted last, 0 = nothing.
+    pub(super) async fn run(mut self, mut held: u64) -> Result<(), Status> {
+        let mut committed = self.service.state.committed();
+        let mut offered = 0;
+        let mut nonce = 0;
+        loop {
+            let newest = committed.borrow_and_update().generation;
+            self.still_registered()?;
+            if newest == offered {
+                if committed.changed().await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+            nonce += 1;
+            offered = self.push(nonce, held).await?;
+            self.service.sessions.pushed(self.label, offered);
+            let answer = self.answer(nonce).await?;
+            if answer.rejected.is_empty() {
+                held = offered;
+            } else {
+                // It keeps what it held; the next difference starts there.
+                self.remember_rejection(offered, &answer);
+            }
+        }
+    }
+
+    /// A router that was withdrawn, or given another certificate, is told so.
+    fn still_registered(&self) -> Result<(), Status> {
+        let rib = self.service.state.rib();
+        match rib.router_by_label(self.label) {
+            Some(record) if record.uri == self.uri => Ok(()),
+            _ => Err(Status::permission_denied(format!(
+                "\"{}\" is no registered router any more",
+                self.uri
+            ))),
+        }
+    }
+
+    /// Sends the difference from `held`, or a snapshot, and answers the generation it leads to.
+    async fn push(&self, nonce: u64, held: u64) -> Result<u64, Status> {
+        let difference = {
+            let tables = self.service.state.tables();
+            tables
+                .difference(self.label, held)
+                .map(|difference| (tables.generation(), difference))
+        };
+        if let Some((generation, difference)) = difference {
+            let envelope = Envelope {
+                nonce,
+                generation,
+                base_generation: held,
+            };
+            self.send_parts(envelope, difference).await?;
+            return Ok(generation);
+        }
+        let _place = self
+            .service
+            .snapshots
+            .acquire()
+            .await
+            .map_err(|_| Status::unavailable("the controller is stopping"))?;
+        let (generation, snapshot) = {
+            let tables = self.service.state.tables();
+            (tables.generation(), tables.snapshot(self.label))
+        };
+        let envelope = Envelope {
+            nonce,
+            generation,
+            base_generation: 0,
+        };
+        self.send_parts(envelope, snapshot).await?;
+        Ok(generation)
+    }
+
+    /// Sends entries in parts, each made when the one before has left: the table is never held twice.
+    async fn send_parts(
+        &self,
+        envelope: Envelope,
+        difference: TableDifference,
+    ) -> Result<(), Status> {
+        let mut part = envelope.part();
+        let mut bytes = PART_BYTES_AROUND;
+        for row in difference.upserts {
+            let resource = convert::resource(&row.entry, row.version);
+            let size = resource.encoded_len() + ENTRY_BYTES_AROUND;
+            if bytes + size > PART_BYTES_MAX && bytes > PART_BYTES_AROUND {
+                self.send(std::mem::replace(&mut part, envelope.part()))
+                    .await?;
+                bytes = PART_BYTES_AROUND;
+            }
+            bytes += size;
+            part.upserts.push(resource);
+        }
+        for key in difference.removes {
+            let key = convert::resource_key(&key);
+            let size = key.encoded_len() + ENTRY_BYTES_AROUND;
+            if bytes + size > PART_BYTES_MAX && bytes > PART_BYTES_AROUND {
+                self.send(std::mem::replace(&mut part, envelope.part()))
+                    .await?;
+                bytes = PART_BYTES_AROUND;
+            }
+            bytes += size;
+            part.removes.push(key);
+        }
+        part.last = true;
+        self.send(part).await
+    }
+
+    async fn send(&self, part: v1::TableUpdate) -> Result<(), Status> {
+        let limit = self.service.timers.answer_timeout;
+        tokio::time::timeout(limit, send(&self.outgoing, ToRouter::Update(part)))
+            .await
+            .map_err(|_| {
+                Status::deadline_exceeded(format!("the router read nothing for {limit:?}"))
+            })?
+    }
+
+    async fn answer(&mut self, nonce: u64) -> Result<v1::TableAnswer, Status> {
+        let limit = self.service.timers.answer_timeout;
+        let answers = &mut self.answers;
+        let wait = async {
+            loop {
+                match answers.recv().await {
+                    Some(answer) if answer.nonce == nonce => return Ok(answer),
+                    // Of an update of an earlier session; it means nothing here.
+                    Some(_) => {}
+                    None => return Err(Status::cancelled("the session ended")),
+                }
+            }
+        };
+        tokio::time::timeout(limit, wait).await.map_err(|_| {
+            Status::deadline_exceeded(format!("update {nonce} was not answered within {limit:?}"))
+        })?
+    }
+
+    fn remember_rejection(&self, generation: u64, answer: &v1::TableAnswer) {
+        let reasons: Vec<String> = answer
+            .rejected
+            .iter()
+            .map(|rejected| {
+                let key = rejected.key.as_ref().and_then(convert::entry_key);
+                match key {
+                    Some(key) => format!("{key}: {}", rejected.reason),
+                    None => rejected.reason.clone(),
+                }
+            })
+            .collect();
+        tracing::error!(
+            event = "update_rejected", router = %self.label, generation,
+            reasons = reasons.len(), first = reasons.first().map_or("", String::as_str),
+        );
+        self.service
+            .sessions
+            .rejected(self.label, generation, reasons);
+    }
+}
+
+impl Envelope {
+    fn part(self) -> v1::TableUpdate {
+        v1::TableUpdate {
+            nonce: self.nonce,
+            generation: self.generation,
+            base_generation: self.base_generation,
+            upserts: Vec::new(),
+            removes: Vec::new(),
+            last: false,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! One router's session, from its first message to its last.
+
+use std::time::Duration;
+
+use caplane_proto::v1;
+use caplane_proto::v1::controller_message::Message as ToRouter;
+use caplane_proto::v1::router_message::Message as FromRouter;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::push::Pusher;
+use super::registry::Control;
+use super::{Outgoing, SouthboundService};
+use crate::change::attach;
+use crate::commit::{CommitError, now_unix_ms};
+use crate::record::RouterRecord;
+use crate::resolve::resolve;
+
+/// From the call to `SessionOpen`.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers waiting for the pushing task, which waits for one at a time.
+const ANSWERS_MAX: usize = 16;
+
+/// Longest `SessionOpen.address` (bytes): a DNS name and a port.
+const ADDRESS_BYTES_MAX: usize = 261;
+
+/// How long the last status may wait for a router that does not read.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(super) struct Session {
+    pub(super) service: SouthboundService,
+    pub(super) router: RouterRecord,
+    pub(super) outgoing: Outgoing,
+}
+
+impl Session {
+    pub(super) async fn run(self, mut incoming: Streaming<v1::RouterMessage>) {
+        let router = self.router.name.clone();
+        let outgoing = self.outgoing.clone();
+        let outcome = self.converse(&mut incoming).await;
+        match outcome {
+            Ok(()) => tracing::info!(event = "router_left", router),
+            Err(status) => {
+                let cause = status.message();
+                tracing::warn!(event = "session_ended", router, code = ?status.code(), cause);
+                let farewell = outgoing.send(Err(status));
+                let _ = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
+            }
+        }
+    }
+
+    async fn converse(self, incoming: &mut Streaming<v1::RouterMessage>) -> Result<(), Status> {
+        let open = opening(incoming).await?;
+        let label = self.router.label();
+        let held = self.held(&open);
+        let sessions = self.service.sessions.clone();
+        let mut control = sessions.begin(label, &open.software, held);
+        let id = control.id;
+        let outcome = self.serve(incoming, &mut control, open, held).await;
+        sessions.finish(label, id);
+        outcome
+    }
+
+    /// The generation a difference may start from; 0 = none.
+    fn held(&self, open: &v1::SessionOpen) -> u64 {
+        let ours = open.store_id == self.service.state.store_id();
+        if ours && open.held_generation >= self.router.since_generation {
+            open.held_generation
+        } else {
+            0
+        }
+    }
+
+    async fn serve(
+        &self,
+        incoming: &mut Streaming<v1::RouterMessage>,
+        control: &mut Control,
+        open: v1::SessionOpen,
+        held: u64,
+    ) -> Result<(), Status> {
+        let label = self.router.label();
+        let v1::SessionOpen {
+            address,
+            attachments,
+            software,
+            ..
+        } = open;
+        tracing::info!(
+            event = "router_here",
+            router = self.router.name,
+            address,
+            software,
+            held,
+            attachments = attachments.len(),
+        );
+        let refused = self
+            .service
+            .committer
+            .change(move |tx| attach::open(tx, label, &address, &attachments))
+            .await
+            .map_err(|error| commit_status(&error))?
+            .value;
+        self.send(ToRouter::Accepted(v1::SessionAccepted {
+            router_name: self.router.name.clone(),
+            router_label: label.bits(),
+            domain: self.service.domain,
+            store_id: self.service.state.store_id().to_owned(),
+            lease_ms: self.service.timers.router_lease.as_millis() as u32,
+            generation: self.service.state.generation(),
+        }))
+        .await?;
+        if !refused.is_empty() {
+            self.send(ToRouter::Verdict(v1::AttachmentVerdict { refused }))
+                .await?;
+        }
+        let (answers, waiting) = mpsc::channel(ANSWERS_MAX);
+        let pusher = Pusher {
+            service: self.service.clone(),
+            label,
+            uri: self.router.uri.clone(),
+            outgoing: self.outgoing.clone(),
+            answers: waiting,
+        };
+        tokio::select! {
+            outcome = self.read(incoming, answers) => outcome,
+            outcome = pusher.run(held) => outcome,
+            status = self.attend(control) => Err(status),
+        }
+    }
+
+    /// Sends verdicts until somebody ends the session.
+    async fn attend(&self, control: &mut Control) -> Status {
+        loop {
+            match control.next().await {
+                Err(status) => return status,
+                Ok(refused) => {
+                    let verdict = v1::AttachmentVerdict { refused };
+                    if let Err(status) = self.send(ToRouter::Verdict(verdict)).await {
+                        return status;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        incoming: &mut Streaming<v1::RouterMessage>,
+        answers: mpsc::Sender<v1::TableAnswer>,
+    ) -> Result<(), Status> {
+        let label = self.router.label();
+        let sessions = &self.service.sessions;
+        while let Some(message) = incoming.message().await? {
+            sessions.heard(label);
+            match message.message {
+                Some(FromRouter::Answer(answer)) => {
+                    // The pushing task ends only together with this one.
+                    let _ = answers.send(answer).await;
+                }
+                Some(FromRouter::Live(live)) => {
+                    sessions.live(label, live.generation, live.took_us, now_unix_ms());
+                }
+                Some(FromRouter::Attachments(report)) => self.attachments(report).await,
+                Some(FromRouter::Resolve(relay)) => self.resolve(relay).await?,
+                // Every message renews the lease.
+                Some(FromRouter::Renewal(_)) => {}
+                Some(FromRouter::Open(_)) => {
+                    return Err(Status::invalid_argument(
+                        "SessionOpen came twice; it opens a session and stands alone",
+                    ));
+                }
+                // A newer router's message that this version does not know.
+                None => tracing::debug!(event = "message_unknown", router = self.router.name),
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues the report in order; the verdict follows when it is durable.
+    async fn attachments(&self, report: v1::AttachmentReport) {
+        let label = self.router.label();
+        let receipt = self
+            .service
+            .committer
+            .submit(move |tx| attach::report(tx, label, &report.up, &report.down))
+            .await;
+        let (outgoing, sessions) = (self.outgoing.clone(), self.service.sessions.clone());
+        tokio::spawn(async move {
+            match receipt.done().await {
+                Ok(done) if done.value.is_empty() => {}
+                Ok(done) => {
+                    let verdict = v1::AttachmentVerdict {
+                        refused: done.value,
+                    };
+                    let message = message(ToRouter::Verdict(verdict));
+                    let _ = outgoing.send(Ok(message)).await;
+                }
+                // The report is lost: the next session brings all attachments again.
+                Err(error) => sessions.end(label, commit_status(&error)),
+            }
+        });
+    }
+
+    async fn resolve(&self, relay: v1::ResolveRelay) -> Result<(), Status> {
+        let query = relay.query.unwrap_or_default();
+        let mut answer = v1::Resolved {
+            query_id: query.query_id,
+            ..v1::Resolved::default()
+        };
+        if relay.asker.is_empty() {
+            answer.error = "the relay names no asker".into();
+        } else {
+            match resolve(&self.service.state, &query, &relay.asker) {
+                Ok(candidates) => answer.candidates = candidates,
+                Err(refusal) => answer.error = refusal.to_string(),
+            }
+        }
+        answer.generation = self.service.state.generation();
+        self.send(ToRouter::Resolved(v1::ResolveAnswer {
+            relay_id: relay.relay_id,
+            answer: Some(answer),
+        }))
+        .await
+    }
+
+    async fn send(&self, body: ToRouter) -> Result<(), Status> {
+        send(&self.outgoing, body).await
+    }
+}
+
+pub(super) async fn send(outgoing: &Outgoing, body: ToRouter) -> Result<(), Status> {
+    outgoing
+        .send(Ok(message(body)))
+        .await
+        .map_err(|_| Status::cancelled("the router closed the session"))
+}
+
+fn message(body: ToRouter) -> v1::ControllerMessage {
+    v1::ControllerMessage {
+        message: Some(body),
+    }
+}
+
+async fn opening(incoming: &mut Streaming<v1::RouterMessage>) -> Result<v1::SessionOpen, Status> {
+    let first = tokio::time::timeout(OPEN_TIMEOUT, incoming.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("SessionOpen did not come within 10 s"))??;
+    let Some(FromRouter::Open(open)) = first.and_then(|message| message.message) else {
+        return Err(Status::invalid_argument(
+            "the first message of a session must be SessionOpen",
+        ));
+    };
+    let sound = open.address.len() <= ADDRESS_BYTES_MAX
+        && open
+            .address
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if !sound {
+        return Err(Status::invalid_argument(format!(
+            "SessionOpen.address \"{}\" must be \"host:port\"",
+            open.address.chars().take(80).collect::<String>()
+        )));
+    }
+    Ok(open)
+}
+
+fn commit_status(error: &CommitError) -> Status {
+    Status::unavailable(error.to_string())
+}
