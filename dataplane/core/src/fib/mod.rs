@@ -251,6 +251,13 @@ impl Fib {
         })
     }
 
+    /// Does any router have members of the class, or of anything below it?
+    #[inline]
+    pub fn serves(&self, tenant: u32, label: Label) -> bool {
+        let view = self.edge.class(tenant, label);
+        view.is_some_and(|view| !view.subtree.as_slice().is_empty())
+    }
+
     /// The agent entry (any instance label of it will do).
     pub fn agent(&self, agent: Label) -> Option<AgentEntry> {
         let label = agent.any_instance();

@@ -378,9 +378,10 @@ impl Egress {
                 left &= !(1 << at);
                 continue;
             }
-            // On to the next class that has something, cyclically.
-            let above = left & !((2u16 << at) - 1);
-            let next = if above != 0 { above } else { left }.trailing_zeros() as usize;
+            // On to the next lower class that has something, cyclically.
+            let below = left & ((1u16 << at) - 1);
+            let next = if below != 0 { below } else { left };
+            let next = 15 - next.leading_zeros() as usize;
             self.turn = next as u8;
             if let Some(queue) = &mut self.queues[next] {
                 queue.deficit += QUANTUM * (next as i64 / 2 + 1);

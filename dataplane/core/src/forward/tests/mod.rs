@@ -1,0 +1,8 @@
+//! Every rule of the forwarder that one router, or one beside another, can show.
+
+mod bed;
+mod groups;
+mod ingress;
+mod queues;
+mod rerouting;
+mod sharing;
