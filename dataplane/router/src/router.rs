@@ -19,7 +19,7 @@ use crate::shared::{COMMANDS_MAX, Command, NOTES_MAX, Shared, WorkerHandle};
 use crate::southbound::tls::{ControllerTls, ControllerTlsError};
 use crate::southbound::{SelfDescription, SessionCounts, Southbound};
 use crate::state_file;
-use crate::worker::{Worker, WorkerParts};
+use crate::worker::{CONTROL_BYTES_MAX, Worker, WorkerParts};
 
 /// Why a router did not start. Nothing of it is left running then.
 #[derive(Debug, thiserror::Error)]
@@ -294,6 +294,7 @@ fn endpoint_config(config: &RouterConfig, credentials: Credentials) -> EndpointC
     endpoint.keepalive = Some(config.timers.idle_timeout / 3);
     endpoint.silence = Some(config.timers.silence_timeout);
     endpoint.peers_max = config.limits.peers_max;
+    endpoint.control_message_max = CONTROL_BYTES_MAX;
     endpoint.bulk_message_max = config.limits.bulk_message_bytes_max;
     endpoint
 }

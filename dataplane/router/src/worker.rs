@@ -15,6 +15,7 @@ mod draining;
 mod egress;
 mod frames;
 mod links;
+mod log_limit;
 mod peers;
 mod sending;
 mod snapshot;
@@ -40,10 +41,12 @@ use self::bulk::{Bulks, Ended, Ingress};
 use self::clock::Clock;
 use self::draining::Drain;
 use self::links::{Action, Links};
+use self::log_limit::LogLimit;
 use self::peers::Peers;
 use crate::config::{Limits, Timers};
 use crate::shared::{Command, Note, Shared};
 
+pub(crate) use self::frames::CONTROL_BYTES_MAX;
 pub use self::snapshot::{BYE_CODES, WorkerCounts, WorkerSnapshot};
 
 /// Commands taken in one tick: a flood of answers must not delay the socket.
@@ -90,6 +93,7 @@ pub struct Worker {
     counts: WorkerCounts,
     timers: Timers,
     bulk_message_bytes_max: u64,
+    refusal_log: LogLimit,
     /// The next tick must not sleep: something was resumed or is to be closed.
     hurry: bool,
 }
@@ -131,6 +135,7 @@ impl Worker {
             counts: WorkerCounts::default(),
             timers: parts.timers,
             bulk_message_bytes_max: parts.limits.bulk_message_bytes_max,
+            refusal_log: LogLimit::default(),
             hurry: true,
         };
         worker.reconcile_links();
@@ -150,6 +155,7 @@ impl Worker {
     /// One turn of the loop. Returns whether it was the last.
     fn tick(&mut self) -> io::Result<bool> {
         let timeout = self.timeout();
+        self.hurry = false;
         self.endpoint.wait(timeout)?;
         let (instant, now) = self.clock.tick();
         self.now = now;
@@ -164,7 +170,7 @@ impl Worker {
         self.expire_hellos();
         let done = self.drained() || self.stop;
         self.send_all();
-        self.hurry = self.resume_unblocked();
+        self.hurry |= self.resume_unblocked();
         self.endpoint.flush(instant)?;
         self.close_leaving();
         Ok(done)
@@ -333,7 +339,9 @@ impl Worker {
                 address,
                 reason,
             } => {
-                tracing::warn!(event = "connection_refused", %address, dialled = peer.is_some(), %reason);
+                if self.refusal_log.allows(self.now.mono) {
+                    tracing::warn!(event = "connection_refused", %address, dialled = peer.is_some(), %reason);
+                }
                 if let Some(peer) = peer {
                     self.links.down(self.now.mono, peer);
                 }
@@ -379,7 +387,7 @@ impl Worker {
                 cause,
             } => {
                 let uri = self.peers.get(peer).map_or("", |p| p.uri.as_str());
-                tracing::info!(event = "closed", %uri, code, reason, by_peer, ?cause);
+                tracing::debug!(event = "closed", %uri, code, reason, by_peer, ?cause);
                 self.on_closed(peer);
             }
         }

@@ -38,16 +38,20 @@ impl Refusal {
 impl Worker {
     pub(super) fn on_connected(&mut self, id: PeerId, uri: String, dialled: bool) {
         let deadline = self.now.mono + self.timers.hello_timeout;
-        let phase = match self.links.by_peer(id) {
-            Some(router) if dialled => {
-                self.send_control(id, &control_frame::router_hello());
-                Phase::AwaitingWelcome { deadline, router }
-            }
-            _ => Phase::AwaitingHello { deadline },
+        let wanted = self.links.by_peer(id).filter(|_| dialled);
+        let phase = match wanted {
+            Some(router) => Phase::AwaitingWelcome { deadline, router },
+            None => Phase::AwaitingHello { deadline },
         };
         tracing::debug!(event = "connected", %uri, dialled);
         self.peers.insert(id, uri, phase);
         self.hello_deadlines.push_back((deadline, id));
+        if wanted.is_some() {
+            self.send_control(id, &control_frame::router_hello());
+        } else if dialled {
+            let reason = "the link left the table while it was dialled";
+            self.leave(id, Refusal::new(ByeCode::Normal, reason));
+        }
     }
 
     pub(super) fn on_hello(&mut self, id: PeerId, hello: Hello) {

@@ -16,6 +16,12 @@ use crate::{control_frame, lookup};
 /// Resolves of one instance that may wait for the controller at a time.
 const RESOLVES_PER_INSTANCE_MAX: u32 = 64;
 
+/// Candidates an instance may ask for: their answer stays far below [`CONTROL_BYTES_MAX`].
+const CANDIDATES_MAX: u32 = 100;
+
+/// Longest control frame taken or sent: a `Hello` with the largest card, twice over.
+pub(crate) const CONTROL_BYTES_MAX: usize = 128 * 1024;
+
 impl Worker {
     pub(super) fn on_control(&mut self, id: PeerId, message: Bytes) {
         let Some(phase) = self.peers.get(id).map(|peer| peer.phase) else {
@@ -75,7 +81,8 @@ impl Worker {
         }
     }
 
-    fn on_resolve(&mut self, id: PeerId, query: v1::Resolve) {
+    fn on_resolve(&mut self, id: PeerId, mut query: v1::Resolve) {
+        query.limit = query.limit.min(CANDIDATES_MAX);
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };
