@@ -154,7 +154,7 @@ impl<T> Messenger<T> {
             let id = flow.id;
             for (sequence, out) in flow.window.iter_mut().rev() {
                 // What is sent once only goes again when it was cut short: nobody can have it then.
-                let cut_short = matches!(out.phase, Phase::Writing { .. });
+                let cut_short = matches!(out.phase, Phase::Writing);
                 if out.rode_on(epoch) && (cut_short || !out.paces_only()) {
                     out.phase = Phase::Queued;
                     queues.push_front(out.queue, Waiting::Flow { flow: id, sequence });
@@ -376,6 +376,13 @@ impl<T> Messenger<T> {
         !self.queues.all_empty()
             || !self.replies.is_empty()
             || self.flows.values().any(FlowState::is_busy)
+    }
+
+    /// Whether something sent on the link of this attachment is not settled.
+    pub(crate) fn is_out_on(&self, epoch: u32) -> bool {
+        let mut flows = self.flows.values();
+        flows.any(|flow| flow.window.iter().any(|out| out.waits_on(epoch)))
+            || self.replies.values().any(|out| out.waits_on(epoch))
     }
 
     /// Bytes of the send buffer that were freed since the last call.

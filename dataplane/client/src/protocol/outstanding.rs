@@ -15,9 +15,9 @@ pub(crate) enum Phase {
     /// In a queue, to be sent or sent again.
     Queued,
     /// A bulk stream whose last byte is not handed over yet: no resend timer runs.
-    Writing { epoch: u32 },
+    Writing,
     /// Handed over whole; at `due` it is sent again.
-    Sent { at: Duration, epoch: u32 },
+    Sent { at: Duration },
     /// A request whose delivery is confirmed: only its reply is missing. It keeps its place in the window, so that the reply
     /// stays inside ours (WF-82).
     Receipted,
@@ -30,6 +30,8 @@ pub(crate) struct Outstanding<T> {
     pub(crate) class: TrafficClass,
     pub(crate) phase: Phase,
     pub(crate) attempts: u32,
+    /// Number of the attachment that the last attempt went by.
+    pub(crate) epoch: u32,
     /// When the resend timer fires; meaningful in `Phase::Sent`.
     pub(crate) due: Duration,
     /// What the last attempt asked for.
@@ -56,6 +58,7 @@ impl<T> Outstanding<T> {
             class,
             phase: Phase::Queued,
             attempts: 0,
+            epoch: 0,
             due: Duration::MAX,
             sent_to: None,
             last_notice: None,
@@ -75,35 +78,30 @@ impl<T> Outstanding<T> {
             Phase::Sent { .. } if self.due <= now.mono && self.paces_only() => Look::Expired,
             Phase::Sent { .. } if self.due <= now.mono => Look::Resend,
             Phase::Sent { .. } => Look::Later(self.due.min(deadline)),
-            Phase::Queued | Phase::Writing { .. } | Phase::Receipted => Look::Later(deadline),
+            Phase::Queued | Phase::Writing | Phase::Receipted => Look::Later(deadline),
         }
     }
 
     /// It is handed to the transport, and should be receipted within `wait`. Answers when to look at it again.
     pub(crate) fn leave(&mut self, now: Now, epoch: u32, to: Address, wait: Duration) -> Duration {
         self.attempts += 1;
+        self.epoch = epoch;
         self.sent_to = Some(to);
         if self.queue == Queue::Bulk {
-            self.phase = Phase::Writing { epoch };
+            self.phase = Phase::Writing;
             return self.message.deadline;
         }
-        self.phase = Phase::Sent {
-            at: now.mono,
-            epoch,
-        };
+        self.phase = Phase::Sent { at: now.mono };
         self.due = now.mono + wait;
         self.due.min(self.message.deadline)
     }
 
     /// All of a bulk message is handed over. Answers when to look at it again.
     pub(crate) fn written(&mut self, now: Now, wait: Duration) -> Option<Duration> {
-        let Phase::Writing { epoch } = self.phase else {
+        if self.phase != Phase::Writing {
             return None;
-        };
-        self.phase = Phase::Sent {
-            at: now.mono,
-            epoch,
-        };
+        }
+        self.phase = Phase::Sent { at: now.mono };
         self.due = now.mono + wait;
         Some(self.due.min(self.message.deadline))
     }
@@ -120,8 +118,8 @@ impl<T> Outstanding<T> {
     /// From the last hand-over until now.
     pub(crate) fn round_trip(&self, now: Now) -> Duration {
         match self.phase {
-            Phase::Sent { at, .. } => now.mono.saturating_sub(at),
-            Phase::Queued | Phase::Writing { .. } | Phase::Receipted => {
+            Phase::Sent { at } => now.mono.saturating_sub(at),
+            Phase::Queued | Phase::Writing | Phase::Receipted => {
                 now.mono.saturating_sub(self.message.submitted)
             }
         }
@@ -130,7 +128,7 @@ impl<T> Outstanding<T> {
     /// Teaches the round trip, when it is known which attempt was receipted (Karn).
     pub(crate) fn sample(&self, now: Now, rtt: &mut Rtt) {
         if self.attempts == 1
-            && let Phase::Sent { at, .. } = self.phase
+            && let Phase::Sent { at } = self.phase
         {
             rtt.sample(now.mono.saturating_sub(at));
         }
@@ -140,8 +138,13 @@ impl<T> Outstanding<T> {
     pub(crate) fn rode_on(&self, lost: u32) -> bool {
         match self.phase {
             Phase::Queued | Phase::Receipted => false,
-            Phase::Writing { epoch } | Phase::Sent { epoch, .. } => epoch <= lost,
+            Phase::Writing | Phase::Sent { .. } => self.epoch <= lost,
         }
+    }
+
+    /// Whether an answer to the last attempt may still come by the link of this attachment, or an earlier one.
+    pub(crate) fn waits_on(&self, epoch: u32) -> bool {
+        self.phase != Phase::Queued && self.epoch <= epoch
     }
 
     /// Why it failed, when its time is over.

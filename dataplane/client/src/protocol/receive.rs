@@ -363,7 +363,7 @@ impl<T> Messenger<T> {
         }
         for (sequence, out) in flow.window.iter_mut().rev() {
             let lost = noticed == Some(sequence) || (was_pinned && out.sent_to == Some(from));
-            let sent = matches!(out.phase, Phase::Sent { .. } | Phase::Writing { .. });
+            let sent = matches!(out.phase, Phase::Sent { .. } | Phase::Writing);
             if lost && sent && !out.paces_only() {
                 out.phase = Phase::Queued;
                 self.queues

@@ -72,6 +72,11 @@ impl<E> SendWindow<E> {
         Some(entry)
     }
 
+    /// Unsettled entries, oldest first, to look at.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &E> {
+        self.places.iter().flatten()
+    }
+
     /// Unsettled entries, oldest first.
     pub(crate) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = (u32, &mut E)> {
         let base = self.base;
