@@ -16,6 +16,10 @@ mod thread;
 
 pub use address::{Address, Destination};
 pub use caplane_proto::v1::Candidate;
+pub use caplane_transport::{Credentials, CredentialsError, TrustBundle};
+pub use caplane_wire::{
+    CloseCode, CongestionAction, Flags, Label, LabelKind, NoticeCode, ParseLabelError, TrafficClass,
+};
 pub use client::{Client, Events, Query};
 pub use config::{ClientConfig, ReceiveLimits};
 pub use delivery::Delivery;
