@@ -5,4 +5,6 @@
 //! and `/proc`.
 
 pub mod impair;
+pub mod load;
+pub mod rig;
 pub mod stub_controller;

@@ -15,6 +15,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Send messages through a router and measure what becomes of them.
+    Run(Box<cli::run::Arguments>),
+    /// Measure what a message costs a router: the table of the README.
+    Figures(cli::figures::Arguments),
     /// Relay UDP between clients and one target, and impair it on the way.
     Impair(cli::impair::Arguments),
 }
@@ -27,6 +31,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let done = match Arguments::parse().command {
+        Command::Run(arguments) => cli::run::run(*arguments),
+        Command::Figures(arguments) => cli::figures::run(arguments),
         Command::Impair(arguments) => cli::impair::run(arguments),
     };
     match done {

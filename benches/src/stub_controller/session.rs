@@ -125,11 +125,9 @@ impl Session {
                 view.address = open.address;
                 view.sessions += 1;
                 view.attachments.clear();
-                for attachment in open.attachments {
-                    attach(&mut view.table, attachment.clone());
-                    view.attachments.push(attachment);
-                }
+                view.attachments.clone_from(&open.attachments);
             });
+            book.attach(&self.router, &[], &open.attachments);
             let view = &book.routers[&self.router];
             SessionAccepted {
                 router_name: self.router.clone(),
@@ -175,17 +173,15 @@ impl Session {
                 self.note(|view| view.live = Some((live.generation, live.took_us)));
             }
             Some(Up::Attachments(report)) => {
-                self.state.book().edit(&self.router, |view| {
+                self.note(|view| {
                     for down in &report.down {
                         view.attachments.retain(|a| a.label != down.label);
-                        detach(&mut view.table, down.label);
                     }
-                    for up in report.up {
-                        attach(&mut view.table, up.clone());
-                        view.attachments.push(up);
-                    }
+                    view.attachments.extend(report.up.iter().cloned());
                 });
-                self.push().await?;
+                self.state
+                    .book()
+                    .attach(&self.router, &report.down, &report.up);
             }
             Some(Up::Resolve(question)) => {
                 let answer = self.resolve(question);
@@ -257,12 +253,35 @@ impl Session {
     }
 }
 
+impl super::Book {
+    /// Writes instances that came and went at `router` into every router's table, and wakes their sessions.
+    fn attach(&mut self, router: &str, down: &[Attachment], up: &[Attachment]) {
+        if down.is_empty() && up.is_empty() {
+            return;
+        }
+        let label = self
+            .routers
+            .get(router)
+            .map_or(0, |view| view.table.router_label);
+        let names: Vec<String> = self.routers.keys().cloned().collect();
+        for name in names {
+            self.edit(&name, |view| {
+                for attachment in down {
+                    detach(&mut view.table, attachment.label);
+                }
+                for attachment in up {
+                    attach(&mut view.table, attachment, label);
+                }
+            });
+        }
+    }
+}
+
 /// Adds the instance to its agent's route, so that replies and notices reach it.
-fn attach(table: &mut Table, attachment: Attachment) {
+fn attach(table: &mut Table, attachment: &Attachment, router: u32) {
     use caplane_proto::v1::resource_key::Key;
     let agent = attachment.label & !INSTANCE_MASK;
-    let router = table.router_label;
-    let tenant = match table.resource(Key::Identity(attachment.uri)) {
+    let tenant = match table.resource(Key::Identity(attachment.uri.clone())) {
         Some(Kind::Identity(identity)) => identity.tenant,
         _ => 0,
     };

@@ -1,0 +1,287 @@
+//! `caplane-load run`: one measurement.
+
+use anyhow::{Context, bail};
+use caplane_load::load::{self, Carrier, Plan, ProcessWatch, Rate, Report, Target, Verdict};
+use caplane_load::rig::Rig;
+use caplane_transport::{Credentials, TrustBundle};
+use caplane_wire::{CongestionAction, Label, TrafficClass};
+use clap::ValueEnum;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The generator could not offer what it should have.
+const EXIT_SATURATED: u8 = 3;
+/// The router took less than was offered.
+const EXIT_HELD_BACK: u8 = 4;
+/// Corrupted or misrouted messages.
+const EXIT_FAULTY: u8 = 5;
+/// How long the generator is measured against itself.
+const SELF_TEST: Duration = Duration::from_secs(1);
+
+/// Without --router it starts routers of its own, with tables of --classes labels.
+///
+/// Exit code: 0 valid, 1 an error, 3 generator saturated (result invalid), 4 the router took less than was offered,
+/// 5 corrupted or misrouted messages.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    load: LoadArguments,
+    /// Routers of its own, in a row.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    routers: u8,
+    #[command(flatten)]
+    external: ExternalArguments,
+    /// Leave the self-test out.
+    #[arg(long)]
+    no_self_test: bool,
+    /// One JSON object on the standard output instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is sent.
+#[derive(clap::Args, Clone)]
+struct LoadArguments {
+    /// Sending connections.
+    #[arg(long, default_value_t = 1)]
+    senders: usize,
+    /// Receiving connections.
+    #[arg(long, default_value_t = 1)]
+    receivers: usize,
+    /// Destination classes (labels); receivers share them out.
+    #[arg(long, default_value_t = 10_000)]
+    classes: usize,
+    /// Flows, spread over senders and classes.
+    #[arg(long, default_value_t = 10_000)]
+    flows: usize,
+    /// What carries the messages.
+    #[arg(long, value_enum, default_value_t = CarrierName::Lane)]
+    carrier: CarrierName,
+    /// Payload bytes; the header's 48 come on top. From 24 on, latency and corruption are measured.
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// Messages a second of all senders together, or "max": closed by flow control, without corrected latency.
+    #[arg(long, default_value = "10000", value_parser = parse_rate)]
+    rate: Rate,
+    /// Seconds measured.
+    #[arg(long, default_value_t = 5.0)]
+    duration: f64,
+    /// Seconds before that.
+    #[arg(long, default_value_t = 1.0)]
+    warm_up: f64,
+    /// Lanes a sender.
+    #[arg(long, default_value_t = 1)]
+    lanes: usize,
+    /// What a full queue at the ingress router does; default: drop, at rate "max" block.
+    #[arg(long, value_enum)]
+    action: Option<ActionName>,
+    /// Priority, 0 to 7.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=7))]
+    priority: u8,
+    /// Largest UDP payload that path MTU discovery may find (bytes).
+    #[arg(long, default_value_t = 16_376)]
+    udp_payload_max: usize,
+    /// Order of flows and flow ids.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// A router that runs already.
+#[derive(clap::Args, Clone)]
+struct ExternalArguments {
+    /// Router the senders attach to.
+    #[arg(long, value_name = "ADDRESS", requires_all = ["roots", "sender_chain", "sender_key", "receiver_chain", "receiver_key", "class"])]
+    router: Option<SocketAddr>,
+    /// Router the receivers attach to; default: the same.
+    #[arg(long, value_name = "ADDRESS", requires = "router")]
+    egress: Option<SocketAddr>,
+    /// Roots of the trust domain (PEM).
+    #[arg(long, value_name = "FILE")]
+    roots: Option<PathBuf>,
+    /// Trust domain of all certificates.
+    #[arg(long, default_value = "caplane.local")]
+    trust_domain: String,
+    /// Certificate chain of the senders (PEM).
+    #[arg(long, value_name = "FILE")]
+    sender_chain: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE")]
+    sender_key: Option<PathBuf>,
+    /// Certificate chain of a receiver; once for each receiver, or one for all.
+    #[arg(long, value_name = "FILE")]
+    receiver_chain: Vec<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE")]
+    receiver_key: Vec<PathBuf>,
+    /// Destination label ("class:7.12"); may be repeated. Replaces --classes.
+    #[arg(long, value_name = "LABEL")]
+    class: Vec<Label>,
+    /// Tenant of the classes.
+    #[arg(long, default_value_t = 1)]
+    tenant: u32,
+    /// Router process whose CPU time counts; may be repeated.
+    #[arg(long, value_name = "PID")]
+    router_pid: Vec<u32>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum CarrierName {
+    Lane,
+    Bulk,
+    Datagram,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ActionName {
+    Drop,
+    Block,
+}
+
+fn parse_rate(text: &str) -> Result<Rate, String> {
+    match text.parse::<f64>() {
+        _ if text == "max" => Ok(Rate::Max),
+        Ok(rate) => Ok(Rate::PerSecond(rate)),
+        Err(_) => Err("give messages a second, or max".to_owned()),
+    }
+}
+
+impl LoadArguments {
+    fn plan(&self) -> Plan {
+        let block = match self.action {
+            Some(ActionName::Block) => true,
+            Some(ActionName::Drop) => false,
+            None => self.rate == Rate::Max,
+        };
+        let action = if block {
+            CongestionAction::Block
+        } else {
+            CongestionAction::Drop
+        };
+        Plan {
+            senders: self.senders,
+            receivers: self.receivers,
+            flows: self.flows,
+            carrier: match self.carrier {
+                CarrierName::Lane => Carrier::Lane,
+                CarrierName::Bulk => Carrier::Bulk,
+                CarrierName::Datagram => Carrier::Datagram,
+            },
+            payload: self.size,
+            rate: self.rate,
+            class: TrafficClass::new(self.priority, action),
+            lanes: self.lanes,
+            warm_up: Duration::from_secs_f64(self.warm_up.clamp(0.0, 86_400.0)),
+            duration: Duration::from_secs_f64(self.duration.clamp(0.1, 86_400.0)),
+            udp_payload_max: self.udp_payload_max,
+            seed: self.seed,
+            ..Plan::one_to_one(self.classes)
+        }
+    }
+}
+
+impl ExternalArguments {
+    fn target(&self, router: SocketAddr) -> anyhow::Result<Target> {
+        let mut trust = TrustBundle::new();
+        let roots = self
+            .roots
+            .as_deref()
+            .context("--roots is needed with --router")?;
+        trust.add_file(&self.trust_domain, roots)?;
+        let (Some(chain), Some(key)) = (&self.sender_chain, &self.sender_key) else {
+            bail!("--sender-chain and --sender-key are needed with --router");
+        };
+        if self.receiver_chain.len() != self.receiver_key.len() {
+            bail!("give as many --receiver-key as --receiver-chain");
+        }
+        let receivers = self
+            .receiver_chain
+            .iter()
+            .zip(&self.receiver_key)
+            .map(|(chain, key)| Credentials::from_files(chain, key, trust.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Target {
+            name: format!("router at {router}"),
+            ingress: router,
+            egress: self.egress.unwrap_or(router),
+            sender: Credentials::from_files(chain, key, trust)?,
+            receivers,
+            watch: ProcessWatch::new(self.router_pid.clone()),
+        })
+    }
+}
+
+/// Runs and prints.
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let mut plan = arguments.load.plan();
+    let mut tell = |line: &str| {
+        if !arguments.json || std::io::stderr().is_terminal() {
+            eprintln!("caplane-load: {line}");
+        }
+    };
+    let report = match arguments.external.router {
+        Some(router) => {
+            plan.classes.clone_from(&arguments.external.class);
+            plan.tenant = arguments.external.tenant;
+            load::run(&plan, &arguments.external.target(router)?, &mut tell)?
+        }
+        None => {
+            plan.check()?;
+            tell(&format!(
+                "starting {} router(s) with {} labels",
+                arguments.routers,
+                plan.classes.len()
+            ));
+            let rig = Rig::start(&plan, arguments.routers.into())?;
+            if !arguments.no_self_test
+                && let Some(report) = self_test(&plan, &rig, &mut tell)?
+            {
+                return Ok(print(&report, arguments.json));
+            }
+            load::run(&plan, &rig.target()?, &mut tell)?
+        }
+    };
+    Ok(print(&report, arguments.json))
+}
+
+/// The generator alone, for a moment; its report when it cannot keep up with itself.
+fn self_test(plan: &Plan, rig: &Rig, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Option<Report>> {
+    let short = Plan {
+        warm_up: SELF_TEST / 2,
+        duration: SELF_TEST,
+        ..plan.clone()
+    };
+    let (sender, receiver) = rig.self_test_credentials()?;
+    let report = load::self_test(&short, &sender, &receiver, tell).context("self-test")?;
+    tell(&format!(
+        "self-test: the generator alone, sender to receiver, carries {:.0} messages a second",
+        report.received_per_s
+    ));
+    let saturated = plan.rate != Rate::Max && report.verdict != Verdict::Valid;
+    Ok(saturated.then_some(Report {
+        verdict: Verdict::GeneratorSaturated,
+        ..report
+    }))
+}
+
+fn print(report: &Report, json: bool) -> ExitCode {
+    if json {
+        println!(
+            "{}",
+            serde_json::to_string(report).expect("a report is plain data")
+        );
+    } else {
+        println!("{report}");
+    }
+    match report.verdict {
+        Verdict::Valid => ExitCode::SUCCESS,
+        Verdict::GeneratorSaturated => {
+            eprintln!("caplane-load: generator saturated: result invalid");
+            ExitCode::from(EXIT_SATURATED)
+        }
+        Verdict::HeldBack => ExitCode::from(EXIT_HELD_BACK),
+        Verdict::Faulty => ExitCode::from(EXIT_FAULTY),
+    }
+}

@@ -1,0 +1,31 @@
+//! The load generator: messages due at fixed times, sent by S senders to R
+//! receivers over K classes and F flows, measured from the time they were due.
+//!
+//! Senders and receivers are threads that drive a transport endpoint each; no
+//! message is allocated, formatted or locked for. What is measured: latency
+//! from the intended time (so a stalled generator or router cannot hide:
+//! no coordinated omission), loss, duplication, reordering, corruption and
+//! misrouting by a stamp in the payload, and the CPU time of the router's
+//! processes. It refuses to know what a router does inside.
+
+mod attach;
+mod flow;
+mod message;
+mod pace;
+mod plan;
+mod process;
+mod receiver;
+mod report;
+mod run;
+mod sender;
+mod window;
+
+pub use attach::{AttachError, Seat};
+pub use flow::{Arrival, FlowLedger};
+pub use message::{Layout, MessageWriter, Pattern, STAMP_LEN, Stamp};
+pub use plan::{Carrier, Plan, PlanError, Rate};
+pub use process::{Machine, ProcessSample, ProcessWatch};
+pub use receiver::{ReceiverTotals, serves};
+pub use report::{Distribution, Report, Verdict};
+pub use run::{RunError, Target, run, self_test};
+pub use sender::SenderTotals;

@@ -1,0 +1,205 @@
+//! What is to be sent, checked before anything starts.
+
+use caplane_wire::{CongestionAction, HEADER_LEN, LANE_MESSAGE_MAX, Label, TrafficClass};
+use serde::Serialize;
+use std::time::Duration;
+
+/// What carries the messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Carrier {
+    /// Back to back on long-lived streams.
+    Lane,
+    /// One stream a message.
+    Bulk,
+    /// One DATAGRAM frame a message.
+    Datagram,
+}
+
+/// How fast.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rate {
+    /// Open loop: so many messages a second, all senders together.
+    PerSecond(f64),
+    /// As fast as flow control admits: a closed loop, without corrected latency.
+    Max,
+}
+
+/// One measurement.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Sending threads, each a connection of its own.
+    pub senders: usize,
+    /// Receiving threads, each a connection of its own.
+    pub receivers: usize,
+    /// Destination classes; receiver r serves class k when k and r are equal modulo the smaller of both numbers.
+    pub classes: Vec<Label>,
+    /// Tenant of the classes.
+    pub tenant: u32,
+    /// Flows, spread over senders and classes.
+    pub flows: usize,
+    /// What carries the messages.
+    pub carrier: Carrier,
+    /// Payload bytes of a message; the header's 48 come on top.
+    pub payload: usize,
+    /// How fast.
+    pub rate: Rate,
+    /// Priority and what happens at a full queue.
+    pub class: TrafficClass,
+    /// Lanes each sender opens (lane carrier).
+    pub lanes: usize,
+    /// Time before the measurement.
+    pub warm_up: Duration,
+    /// Time measured.
+    pub duration: Duration,
+    /// Longest wait for what is under way at the end.
+    pub drain: Duration,
+    /// Largest UDP payload of the generator's endpoints (bytes), found by path MTU discovery.
+    pub udp_payload_max: usize,
+    /// Order of flows and flow ids.
+    pub seed: u64,
+}
+
+/// What is wrong with a plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} is {given}: {rule}")]
+pub struct PlanError {
+    /// Which value.
+    pub what: &'static str,
+    /// As given.
+    pub given: String,
+    /// What would be right.
+    pub rule: String,
+}
+
+/// The instance number in a label has six bits, and one identity serves all senders.
+const THREADS_MAX: usize = 63;
+/// A flow's state is about 80 bytes on either side.
+const FLOWS_MAX: usize = 10_000_000;
+/// The bulk limit of the wire format unless configured otherwise.
+const BULK_PAYLOAD_MAX: usize = caplane_wire::BULK_MESSAGE_MAX_DEFAULT - HEADER_LEN;
+
+impl Plan {
+    /// One sender, one receiver, 64-byte payloads on one lane, as many classes and flows as given, 10,000 messages a second.
+    pub fn one_to_one(labels: usize) -> Plan {
+        Plan {
+            senders: 1,
+            receivers: 1,
+            classes: class_labels(labels),
+            tenant: 1,
+            flows: labels,
+            carrier: Carrier::Lane,
+            payload: 64,
+            rate: Rate::PerSecond(10_000.0),
+            class: TrafficClass::new(0, CongestionAction::Drop),
+            lanes: 1,
+            warm_up: Duration::from_secs(1),
+            duration: Duration::from_secs(5),
+            drain: Duration::from_secs(5),
+            udp_payload_max: 16_376,
+            seed: 1,
+        }
+    }
+
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// [`PlanError`] for the first value that cannot work.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let payload_max = match self.carrier {
+            Carrier::Lane => LANE_MESSAGE_MAX - HEADER_LEN,
+            Carrier::Bulk => BULK_PAYLOAD_MAX,
+            // A packet of the largest size less QUIC's own bytes.
+            Carrier::Datagram => self.udp_payload_max.saturating_sub(HEADER_LEN + 64),
+        };
+        within("senders", self.senders, 1, THREADS_MAX)?;
+        within("receivers", self.receivers, 1, THREADS_MAX)?;
+        within("lanes", self.lanes, 1, 8)?;
+        within("flows", self.flows, self.senders * self.lanes, FLOWS_MAX)?;
+        within("classes", self.classes.len(), 1, CLASSES_MAX)?;
+        within("payload bytes", self.payload, 0, payload_max)?;
+        within("largest UDP payload", self.udp_payload_max, 1_200, 16_383)?;
+        if let Rate::PerSecond(rate) = self.rate
+            && !(0.1..=1e9).contains(&rate)
+        {
+            return Err(PlanError {
+                what: "rate",
+                given: rate.to_string(),
+                rule: "give messages a second, 0.1 to 1e9, or max".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Bytes of a message on the wire of QUIC streams.
+    pub fn message_len(&self) -> usize {
+        HEADER_LEN + self.payload
+    }
+}
+
+fn within(what: &'static str, given: usize, least: usize, most: usize) -> Result<(), PlanError> {
+    if (least..=most).contains(&given) {
+        return Ok(());
+    }
+    Err(PlanError {
+        what,
+        given: given.to_string(),
+        rule: format!("give {least} to {most}"),
+    })
+}
+
+/// Second-level children of one node (10 bits, 0 = any).
+const SECOND_LEVEL: usize = 1_000;
+/// 1,023 first levels of 1,000 each.
+pub(super) const CLASSES_MAX: usize = 1_023 * SECOND_LEVEL;
+
+/// So many distinct class labels of two levels: `class:1.1`, `class:1.2`, ...
+pub(super) fn class_labels(count: usize) -> Vec<Label> {
+    (0..count.min(CLASSES_MAX))
+        .map(|n| {
+            let (first, second) = (n / SECOND_LEVEL + 1, n % SECOND_LEVEL + 1);
+            Label::class(first as u16, second as u16, 0)
+                .expect("levels are 1..=1023 and 1..=1000, within ten bits each")
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn labels_are_distinct_and_valid() {
+        let labels: HashSet<Label> = class_labels(10_000).into_iter().collect();
+        assert_eq!(labels.len(), 10_000);
+    }
+
+    #[test]
+    fn a_plan_that_cannot_work_is_refused_with_the_rule() {
+        let good = Plan::one_to_one(10);
+        assert_eq!(good.check(), Ok(()));
+        let bad = Plan {
+            payload: 65_536,
+            ..good.clone()
+        };
+        let error = bad.check().expect_err("too large").to_string();
+        assert!(
+            error.contains("payload bytes is 65536") && error.contains("65488"),
+            "{error}"
+        );
+        let bad = Plan {
+            rate: Rate::PerSecond(0.0),
+            ..good.clone()
+        };
+        assert!(
+            bad.check()
+                .expect_err("no rate")
+                .to_string()
+                .contains("or max")
+        );
+        let bad = Plan { flows: 0, ..good };
+        assert!(bad.check().is_err());
+    }
+}

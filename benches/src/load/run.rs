@@ -1,0 +1,360 @@
+//! One run: seats are taken, the window opens, is sampled, drains and closes.
+
+use super::attach::{AttachError, Seat};
+use super::process::ProcessWatch;
+use super::receiver::{Expectation, Judge, Progress, Receiver, ReceiverTotals};
+use super::report::{Outcome, Report, Sampled};
+use super::sender::{Sender, SenderTotals};
+use super::window::Window;
+use super::{Plan, PlanError};
+use caplane_transport::{Credentials, Endpoint, EndpointConfig, EndpointError, SendError};
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Taking all seats: a machine that is busy building needs a while.
+const SEATS_PATIENCE: Duration = Duration::from_secs(30);
+/// Without any message for this long, nothing more is under way.
+const DRAIN_SILENCE: Duration = Duration::from_millis(500);
+
+/// What is measured.
+#[derive(Clone)]
+pub struct Target {
+    /// In words, for the report.
+    pub name: String,
+    /// Router the senders attach to.
+    pub ingress: SocketAddr,
+    /// Router the receivers attach to.
+    pub egress: SocketAddr,
+    /// Identity of all senders.
+    pub sender: Credentials,
+    /// Identity of each receiver.
+    pub receivers: Vec<Credentials>,
+    /// Processes whose CPU time counts.
+    pub watch: ProcessWatch,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The plan cannot work.
+    #[error("plan: {0}")]
+    Plan(#[from] PlanError),
+    /// A seat could not be taken.
+    #[error("{0}")]
+    Attach(#[from] AttachError),
+    /// The self-test's receiver could not listen.
+    #[error("self-test: {0}")]
+    Listen(#[from] EndpointError),
+    /// A lane could not be opened.
+    #[error("opening a lane: {0}; the router's stream limit may be below the number of lanes")]
+    Lane(#[from] SendError),
+    /// A socket or `/proc` failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A connection ended in the middle.
+    #[error("{who} {number}: {what}")]
+    Ended {
+        /// "sender" or "receiver".
+        who: &'static str,
+        /// Which.
+        number: usize,
+        /// Why.
+        what: String,
+    },
+    /// A thread panicked.
+    #[error("a {0} thread panicked")]
+    Panicked(&'static str),
+    /// Not all threads were ready in time.
+    #[error("only {0} of {1} connections were ready within {2:?}")]
+    Seats(usize, usize, Duration),
+}
+
+type SenderThread = JoinHandle<io::Result<(SenderTotals, Option<String>)>>;
+type ReceiverThread = JoinHandle<io::Result<(ReceiverTotals, Option<String>)>>;
+
+struct Threads {
+    tag: u32,
+    window: Arc<Window>,
+    sending: Vec<Arc<Progress>>,
+    receiving: Vec<Arc<Progress>>,
+    senders: Vec<SenderThread>,
+    receivers: Vec<ReceiverThread>,
+}
+
+/// Measures a router (or several in a row). `tell` gets a line a second.
+///
+/// # Errors
+/// [`RunError`]; a report with a bad verdict is no error.
+pub fn run(plan: &Plan, target: &Target, tell: &mut dyn FnMut(&str)) -> Result<Report, RunError> {
+    plan.check()?;
+    let mut threads = Threads::new(plan);
+    for (n, credentials) in (0..plan.receivers).zip(target.receivers.iter().cycle()) {
+        let name = format!("receiver-{n}");
+        let seat = Seat::attach(
+            target.egress,
+            credentials.clone(),
+            &name,
+            plan.udp_payload_max,
+        )?;
+        threads.receive(plan, n, seat.endpoint)?;
+    }
+    for n in 0..plan.senders {
+        let name = format!("sender-{n}");
+        let seat = Seat::attach(
+            target.ingress,
+            target.sender.clone(),
+            &name,
+            plan.udp_payload_max,
+        )?;
+        threads.send(plan, n, seat)?;
+    }
+    threads.measure(plan, &target.name, &target.watch, tell)
+}
+
+/// Measures the generator against itself: senders connect to receivers directly.
+/// `receiver` must be an identity that may act as a server.
+///
+/// # Errors
+/// As [`run`].
+pub fn self_test(
+    plan: &Plan,
+    sender: &Credentials,
+    receiver: &Credentials,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Report, RunError> {
+    plan.check()?;
+    let mut threads = Threads::new(plan);
+    let mut addresses = Vec::new();
+    for n in 0..plan.receivers {
+        let mut config = EndpointConfig::new((Ipv4Addr::LOCALHOST, 0).into(), receiver.clone());
+        config.udp_payload_max = plan.udp_payload_max;
+        let endpoint = Endpoint::bind(config)?;
+        addresses.push(endpoint.local_addr());
+        threads.receive(plan, n, endpoint)?;
+    }
+    for n in 0..plan.senders {
+        let to = addresses[n % addresses.len()];
+        let seat = Seat::direct(to, sender.clone(), plan.udp_payload_max)?;
+        threads.send(plan, n, seat)?;
+    }
+    threads.measure(plan, "generator alone", &ProcessWatch::default(), tell)
+}
+
+impl Threads {
+    fn new(plan: &Plan) -> Threads {
+        Threads {
+            tag: tag(plan),
+            window: Arc::new(Window::new(plan.warm_up, plan.duration)),
+            sending: Vec::new(),
+            receiving: Vec::new(),
+            senders: Vec::new(),
+            receivers: Vec::new(),
+        }
+    }
+
+    fn receive(&mut self, plan: &Plan, number: usize, endpoint: Endpoint) -> io::Result<()> {
+        let progress = Arc::new(Progress::default());
+        let receiver = Receiver {
+            endpoint,
+            judge: Judge::new(Expectation {
+                tag: self.tag,
+                classes: plan.classes.clone().into(),
+                flows: plan.flows,
+                receiver: number,
+                receivers: plan.receivers,
+                payload: plan.payload,
+            }),
+            window: Arc::clone(&self.window),
+            progress: Arc::clone(&progress),
+            bulk: HashMap::new(),
+            closed: None,
+        };
+        self.receiving.push(progress);
+        self.receivers.push(
+            std::thread::Builder::new()
+                .name(format!("receiver-{number}"))
+                .spawn(move || receiver.run())?,
+        );
+        Ok(())
+    }
+
+    fn send(&mut self, plan: &Plan, number: usize, seat: Seat) -> Result<(), RunError> {
+        let progress = Arc::new(Progress::default());
+        let window = Arc::clone(&self.window);
+        let sender = Sender::new(seat, plan, number, self.tag, window, Arc::clone(&progress))?;
+        self.sending.push(progress);
+        self.senders.push(
+            std::thread::Builder::new()
+                .name(format!("sender-{number}"))
+                .spawn(move || sender.run())?,
+        );
+        Ok(())
+    }
+
+    fn measure(
+        mut self,
+        plan: &Plan,
+        name: &str,
+        watch: &ProcessWatch,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<Report, RunError> {
+        let seats = self.senders.len() + self.receivers.len();
+        let patience = Instant::now() + SEATS_PATIENCE;
+        while self.window.seated() < seats {
+            if Instant::now() >= patience || self.any_ended() {
+                let seated = self.window.seated();
+                self.finish()?;
+                return Err(RunError::Seats(seated, seats, SEATS_PATIENCE));
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        self.window.begin();
+        let sampled = self.sample(plan, watch, tell)?;
+        self.drain(plan, tell);
+        let (senders, receivers) = self.finish()?;
+        let outcome = Outcome {
+            senders,
+            receivers,
+            sampled,
+        };
+        Ok(Report::new(plan, name, watch, &outcome))
+    }
+
+    /// Waits through the window, telling a line a second, and samples `/proc` at its ends.
+    fn sample(
+        &self,
+        plan: &Plan,
+        watch: &ProcessWatch,
+        tell: &mut dyn FnMut(&str),
+    ) -> io::Result<Sampled> {
+        let (from, to) = self.window.measured().unwrap_or_default();
+        self.wait_until(from, plan, "warm-up", tell);
+        let begun = Instant::now();
+        let before = watch.sample()?;
+        let (messages, payload_bytes) = self.received();
+        self.wait_until(to, plan, "measuring", tell);
+        let after = watch.sample()?;
+        let (messages_after, bytes_after) = self.received();
+        Ok(Sampled {
+            elapsed: begun.elapsed(),
+            before,
+            after,
+            messages: messages_after - messages,
+            payload_bytes: bytes_after - payload_bytes,
+        })
+    }
+
+    fn wait_until(&self, until_ns: u64, plan: &Plan, phase: &str, tell: &mut dyn FnMut(&str)) {
+        let (mut told, mut last) = (Instant::now(), (self.sent(), self.received().0));
+        loop {
+            let left = until_ns.saturating_sub(self.window.now());
+            if left == 0 || self.any_ended() {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_nanos(left).min(Duration::from_millis(100)));
+            let took = told.elapsed();
+            if took >= Duration::from_secs(1) {
+                let now = (self.sent(), self.received().0);
+                let rate = |before: u64, after: u64| (after - before) as f64 / took.as_secs_f64();
+                tell(&format!(
+                    "{phase}: sent {:.0}/s, received {:.0}/s ({} B payload), {:.0} s left",
+                    rate(last.0, now.0),
+                    rate(last.1, now.1),
+                    plan.payload,
+                    left as f64 / 1e9,
+                ));
+                (told, last) = (Instant::now(), now);
+            }
+        }
+    }
+
+    /// Waits until everything sent has come, nothing comes any more, or patience ends.
+    fn drain(&self, plan: &Plan, tell: &mut dyn FnMut(&str)) {
+        let deadline = Instant::now() + plan.drain;
+        let (mut last, mut since) = (self.received().0, Instant::now());
+        while Instant::now() < deadline && last < self.sent() && !self.any_ended() {
+            std::thread::park_timeout(Duration::from_millis(5));
+            let now = self.received().0;
+            if now != last {
+                (last, since) = (now, Instant::now());
+            } else if since.elapsed() > DRAIN_SILENCE {
+                tell(&format!(
+                    "drain: {} messages did not come",
+                    self.sent() - last
+                ));
+                return;
+            }
+        }
+    }
+
+    fn sent(&self) -> u64 {
+        let count = |p: &Arc<Progress>| p.messages.load(Ordering::Relaxed);
+        self.sending.iter().map(count).sum()
+    }
+
+    /// Messages and payload bytes.
+    fn received(&self) -> (u64, u64) {
+        self.receiving.iter().fold((0, 0), |(messages, bytes), p| {
+            (
+                messages + p.messages.load(Ordering::Relaxed),
+                bytes + p.payload_bytes.load(Ordering::Relaxed),
+            )
+        })
+    }
+
+    fn any_ended(&self) -> bool {
+        self.senders.iter().any(JoinHandle::is_finished)
+            || self.receivers.iter().any(JoinHandle::is_finished)
+    }
+
+    fn finish(&mut self) -> Result<(Vec<SenderTotals>, Vec<ReceiverTotals>), RunError> {
+        self.window.stop();
+        // Receivers outlive senders by nothing: both are told at once and closing comes last.
+        let senders = join(std::mem::take(&mut self.senders), "sender")?;
+        let receivers = join(std::mem::take(&mut self.receivers), "receiver")?;
+        Ok((senders, receivers))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.window.stop();
+        for thread in std::mem::take(&mut self.senders) {
+            // An error is on its way to the caller already.
+            let _ = thread.join();
+        }
+        for thread in std::mem::take(&mut self.receivers) {
+            let _ = thread.join();
+        }
+    }
+}
+
+type Joined<T> = JoinHandle<io::Result<(T, Option<String>)>>;
+
+fn join<T>(threads: Vec<Joined<T>>, who: &'static str) -> Result<Vec<T>, RunError> {
+    let mut all = Vec::new();
+    let mut failed = None;
+    for (number, thread) in threads.into_iter().enumerate() {
+        match thread.join() {
+            Ok(Ok((totals, None))) => all.push(totals),
+            Ok(Ok((_, Some(what)))) => failed = Some(RunError::Ended { who, number, what }),
+            Ok(Err(error)) => failed = Some(RunError::Io(error)),
+            Err(_) => failed = Some(RunError::Panicked(who)),
+        }
+    }
+    failed.map_or(Ok(all), Err)
+}
+
+/// Upper half of the flow ids of a run: fresh for each, so that a second run
+/// on the same router is not taken for duplicates of the first.
+fn tag(plan: &Plan) -> u32 {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let salt = u64::from(std::process::id()) << 20 | run << 44;
+    ((plan.seed ^ salt).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+}

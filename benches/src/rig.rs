@@ -1,0 +1,433 @@
+//! Real routers in a row under a stub controller, with as many classes as a
+//! plan names: what the load generator measures when it is not pointed at a
+//! router that runs already.
+//!
+//! Senders attach to the first router, receivers to the last. Everything lies
+//! in a temporary folder and ends with the rig.
+
+use crate::load::{Plan, ProcessWatch, Target, serves};
+use crate::stub_controller::{StubConfig, StubController, StubError, Table};
+use caplane::fabric::{Binaries, FabricError, Metrics};
+use caplane::pki::{self, Authority, Issued, Overwrite, PkiError, Request, Role};
+use caplane_proto::v1::resource::Resource as Kind;
+use caplane_proto::v1::{
+    Allow, ClassKey, ClassRoute, Egress, Identity, Membership, Neighbour, PolicyGroup, TransitRoute,
+};
+use caplane_transport::{Credentials, CredentialsError, TrustBundle};
+use caplane_wire::Label;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A router binds in milliseconds; this is for a machine that is busy building.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// A router that does not end by itself within this time is killed.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// Domain, tenant number and policy group of everybody in the rig.
+const DOMAIN: u32 = 1;
+const POLICY: u32 = 1;
+const TENANT_NAME: &str = "bench";
+/// Agent numbers: senders share one identity, receivers have one each.
+const SENDER_AGENT: u32 = 1;
+const FIRST_RECEIVER_AGENT: u32 = 100;
+
+/// Why the rig could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RigError {
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// A certificate could not be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The stub controller failed, or a router refused its table.
+    #[error(transparent)]
+    Stub(#[from] StubError),
+    /// The router's program is missing.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// A file or process.
+    #[error("rig: {0}: {1}")]
+    Io(&'static str, io::Error),
+    /// A router ended or did not come up.
+    #[error("rig: router {name}: {what}; its log ends:\n{log}")]
+    Router {
+        /// Which.
+        name: String,
+        /// What happened.
+        what: String,
+        /// Last lines of its log.
+        log: String,
+    },
+}
+
+/// What routers counted, from their metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct RouterCounters {
+    /// Messages received.
+    pub received: f64,
+    /// Messages sent on, deliveries included.
+    pub forwarded: f64,
+    /// Messages dropped for any reason.
+    pub dropped: f64,
+    /// Bytes copied by the router's own code.
+    pub copied_bytes: f64,
+    /// Bytes forwarded.
+    pub forwarded_bytes: f64,
+}
+
+struct Member {
+    name: String,
+    process: Child,
+    listen: SocketAddr,
+    admin: String,
+}
+
+/// The rig; its processes end when it is dropped.
+pub struct Rig {
+    members: Vec<Member>,
+    plan: Plan,
+    sender: Issued,
+    receivers: Vec<Issued>,
+    /// An identity that may act as a server, for the self-test.
+    server: Issued,
+    roots_pem: String,
+    controller: StubController,
+    runtime: tokio::runtime::Runtime,
+    folder: tempfile::TempDir,
+}
+
+impl Rig {
+    /// Starts `routers` routers in a row, whose tables serve `plan`, and waits until the tables are live.
+    ///
+    /// # Errors
+    /// [`RigError`] says what failed and shows the end of a router's log.
+    pub fn start(plan: &Plan, routers: usize) -> Result<Rig, RigError> {
+        let binaries = Binaries::beside_this_program()?;
+        let folder = tempfile::Builder::new()
+            .prefix("caplane-load-")
+            .tempdir()
+            .map_err(|e| RigError::Io("temporary folder", e))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|e| RigError::Io("runtime", e))?;
+        let authority = Authority::init(folder.path(), pki::TRUST_DOMAIN, Overwrite::Refuse)?;
+        let issue = |role: &Role, name: &str| {
+            authority.issue(&Request::new(pki::TRUST_DOMAIN, role, name)?)
+        };
+        let agent = Role::Agent {
+            tenant: TENANT_NAME.to_owned(),
+        };
+        let controller_identity = issue(&Role::Controller, "stub")?;
+        let controller = runtime.block_on(StubController::start(StubConfig {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            chain_pem: controller_identity.chain_pem,
+            key_pem: controller_identity.key_pem,
+            roots_pem: authority.certificate_pem().to_owned(),
+            domain: DOMAIN,
+        }))?;
+        let mut rig = Rig {
+            members: Vec::new(),
+            plan: plan.clone(),
+            sender: issue(&agent, "sender")?,
+            receivers: (0..plan.receivers)
+                .map(|n| issue(&agent, &format!("receiver-{n}")))
+                .collect::<Result<_, _>>()?,
+            server: issue(&Role::Router, "generator")?,
+            roots_pem: authority.certificate_pem().to_owned(),
+            controller,
+            runtime,
+            folder,
+        };
+        for n in 0..routers {
+            let issued = issue(&Role::Router, &router_name(n))?;
+            rig.start_router(n, &issued, &binaries.router)?;
+        }
+        rig.push_tables(routers)?;
+        Ok(rig)
+    }
+
+    /// What to measure.
+    ///
+    /// # Errors
+    /// When a certificate cannot be used.
+    ///
+    /// # Panics
+    /// Never: a rig has at least one router.
+    pub fn target(&self) -> Result<Target, RigError> {
+        let (first, last) = (self.members.first(), self.members.last());
+        let address = |member: Option<&Member>| member.expect("a rig has a router").listen;
+        Ok(Target {
+            name: format!("caplane-router x {}", self.members.len()),
+            ingress: address(first),
+            egress: address(last),
+            sender: self.credentials(&self.sender)?,
+            receivers: self
+                .receivers
+                .iter()
+                .map(|issued| self.credentials(issued))
+                .collect::<Result<_, _>>()?,
+            watch: ProcessWatch::new(self.members.iter().map(|m| m.process.id()).collect()),
+        })
+    }
+
+    /// Identities for the self-test: the sender's, and one that may act as a server.
+    ///
+    /// # Errors
+    /// When a certificate cannot be used.
+    pub fn self_test_credentials(&self) -> Result<(Credentials, Credentials), RigError> {
+        Ok((
+            self.credentials(&self.sender)?,
+            self.credentials(&self.server)?,
+        ))
+    }
+
+    /// Sums of the routers' metrics.
+    ///
+    /// # Errors
+    /// When a metrics page cannot be read.
+    pub fn counters(&self) -> Result<RouterCounters, RigError> {
+        let mut sum = RouterCounters::default();
+        for member in &self.members {
+            let page = self
+                .runtime
+                .block_on(Metrics::fetch(&member.admin))
+                .map_err(|e| RigError::Io("metrics", e))?;
+            sum.received += page.sum("router_received_messages_total");
+            sum.forwarded += page.sum("router_forwarded_messages_total");
+            sum.dropped += page.sum("router_dropped_messages_total");
+            sum.copied_bytes += page.sum("router_copied_bytes_total");
+            sum.forwarded_bytes += page.sum("router_forwarded_bytes_total");
+        }
+        Ok(sum)
+    }
+
+    /// Process ids of the routers, first to last.
+    pub fn pids(&self) -> Vec<u32> {
+        self.members.iter().map(|m| m.process.id()).collect()
+    }
+
+    fn credentials(&self, issued: &Issued) -> Result<Credentials, CredentialsError> {
+        let mut trust = TrustBundle::new();
+        trust.add_pem(pki::TRUST_DOMAIN, self.roots_pem.as_bytes())?;
+        Credentials::from_pem(
+            issued.chain_pem.as_bytes(),
+            issued.key_pem.as_bytes(),
+            trust,
+        )
+    }
+
+    fn start_router(&mut self, n: usize, issued: &Issued, program: &Path) -> Result<(), RigError> {
+        let failed = |what| move |e| RigError::Io(what, e);
+        let name = router_name(n);
+        let folder = self.folder.path().join(&name);
+        issued.write(&folder, "router", Overwrite::Refuse)?;
+        fs::write(folder.join("roots.pem"), &self.roots_pem).map_err(failed("roots.pem"))?;
+        let config = folder.join("router.toml");
+        fs::write(&config, self.router_toml(&name)).map_err(failed("router.toml"))?;
+        let log = fs::File::create(folder.join("log")).map_err(failed("log"))?;
+        let log_too = log.try_clone().map_err(failed("log"))?;
+        let process = Command::new(program)
+            .arg("--config")
+            .arg(&config)
+            .arg("--exit-with-stdin")
+            .stdin(Stdio::piped())
+            .stdout(log)
+            .stderr(log_too)
+            .spawn()
+            .map_err(failed("starting caplane-router"))?;
+        self.members.push(Member {
+            name,
+            process,
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            admin: String::new(),
+        });
+        self.wait_bound(n, &folder)
+    }
+
+    fn router_toml(&self, name: &str) -> String {
+        let controller = self.controller.address();
+        let payload = self.plan.udp_payload_max;
+        let domain = pki::TRUST_DOMAIN;
+        format!(
+            "name = \"{name}\"\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nstate_dir = \".\"\n\
+             [controller]\naddresses = [\"{controller}\"]\n\
+             [credentials]\nchain = \"router.pem\"\nkey = \"router-key.pem\"\n\
+             trust = [{{ domain = \"{domain}\", roots = \"roots.pem\" }}]\n\
+             [quic]\nudp_payload_bytes_max = {payload}\n"
+        )
+    }
+
+    fn wait_bound(&mut self, n: usize, folder: &Path) -> Result<(), RigError> {
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            let text = fs::read_to_string(folder.join("addresses.json")).unwrap_or_default();
+            let bound: BTreeMap<String, serde_json::Value> =
+                serde_json::from_str(&text).unwrap_or_default();
+            let address = |key: &str| bound.get(key)?.as_str().map(str::to_owned);
+            if let (Some(listen), Some(admin)) = (address("listen"), address("admin"))
+                && let Ok(listen) = listen.parse()
+            {
+                self.members[n].listen = listen;
+                self.members[n].admin = admin;
+                return Ok(());
+            }
+            if let Ok(Some(status)) = self.members[n].process.try_wait() {
+                return Err(self.router_failed(n, format!("ended with {status}")));
+            }
+            if Instant::now() > deadline {
+                return Err(
+                    self.router_failed(n, format!("no addresses.json within {START_PATIENCE:?}"))
+                );
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    fn router_failed(&self, n: usize, what: String) -> RigError {
+        let name = self.members[n].name.clone();
+        let text =
+            fs::read_to_string(self.folder.path().join(&name).join("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        RigError::Router {
+            what,
+            log: lines[lines.len().saturating_sub(12)..].join("\n"),
+            name,
+        }
+    }
+
+    fn push_tables(&mut self, routers: usize) -> Result<(), RigError> {
+        let generations: Vec<u64> = (0..routers)
+            .map(|n| {
+                self.controller
+                    .set_table(&router_name(n), self.table(n, routers))
+            })
+            .collect();
+        for (n, generation) in generations.into_iter().enumerate() {
+            let name = router_name(n);
+            let live = self.controller.wait_live(&name, generation, START_PATIENCE);
+            self.runtime.block_on(live)?;
+        }
+        Ok(())
+    }
+
+    fn table(&self, n: usize, routers: usize) -> Table {
+        let plan = &self.plan;
+        let mut table = Table::new(router_label(n));
+        table.put(Kind::Policy(PolicyGroup {
+            id: POLICY,
+            tenant: plan.tenant,
+            allow: vec![Allow {
+                tenant: plan.tenant,
+                label: 0,
+            }],
+            reply_tenants: vec![plan.tenant],
+            priority_max: 6,
+        }));
+        table.put(self.identity(&self.sender.uri, SENDER_AGENT, Vec::new()));
+        for (r, issued) in self.receivers.iter().enumerate() {
+            let classes = (0..plan.classes.len())
+                .filter(|k| serves(r, plan.receivers, *k, plan.classes.len()))
+                .map(|k| Membership {
+                    tenant: plan.tenant,
+                    label: plan.classes[k].bits(),
+                    weight: 1,
+                })
+                .collect();
+            table.put(self.identity(&issued.uri, FIRST_RECEIVER_AGENT + r as u32, classes));
+        }
+        for (k, class) in plan.classes.iter().enumerate() {
+            let members =
+                (0..plan.receivers).filter(|r| serves(*r, plan.receivers, k, plan.classes.len()));
+            let egress = vec![Egress {
+                router: router_label(routers - 1),
+                weight: members.count() as u32,
+            }];
+            table.put(Kind::Class(ClassRoute {
+                key: Some(ClassKey {
+                    tenant: plan.tenant,
+                    label: class.bits(),
+                }),
+                own: egress.clone(),
+                subtree: egress,
+            }));
+        }
+        self.put_topology(&mut table, n, routers);
+        table
+    }
+
+    fn identity(&self, uri: &str, agent: u32, classes: Vec<Membership>) -> Kind {
+        Kind::Identity(Identity {
+            uri: uri.to_owned(),
+            agent: agent_label(agent),
+            tenant: self.plan.tenant,
+            policy: POLICY,
+            classes,
+            groups: Vec::new(),
+        })
+    }
+
+    /// Neighbours and next hops along the row; the lower number dials.
+    fn put_topology(&self, table: &mut Table, n: usize, routers: usize) {
+        for other in (0..routers).filter(|other| *other != n) {
+            let next = if other > n { n + 1 } else { n - 1 };
+            table.put(Kind::Transit(TransitRoute {
+                router: router_label(other),
+                next_hops: vec![router_label(next)],
+                alternates: Vec::new(),
+            }));
+            if other == next {
+                let role = pki::uri_of(pki::TRUST_DOMAIN, &Role::Router, &router_name(other));
+                table.put(Kind::Neighbour(Neighbour {
+                    router: router_label(other),
+                    name: router_name(other),
+                    uri: role.unwrap_or_default(),
+                    address: self.members[other].listen.to_string(),
+                    dial: n < other,
+                    cost: 1,
+                }));
+            }
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            // With its standard input at an end a router drains and ends.
+            drop(member.process.stdin.take());
+        }
+        let deadline = Instant::now() + END_PATIENCE;
+        for member in &mut self.members {
+            while matches!(member.process.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            // Errors mean that it has ended already.
+            let _ = member.process.kill();
+            let _ = member.process.wait();
+        }
+    }
+}
+
+fn router_name(n: usize) -> String {
+    format!("r{}", n + 1)
+}
+
+fn router_label(n: usize) -> u32 {
+    Label::router(n as u32 + 1)
+        .expect("router numbers are small")
+        .bits()
+}
+
+fn agent_label(number: u32) -> u32 {
+    Label::agent(number, 0)
+        .expect("agent numbers here are below 2^24")
+        .bits()
+}
