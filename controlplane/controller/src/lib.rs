@@ -36,3 +36,6 @@ pub mod store;
 pub mod tables;
 pub mod taxonomy;
 pub mod tls;
+
+#[cfg(test)]
+mod testbed;

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use caplane_core::fib::{Entry, EntryKey};
 use caplane_wire::Label;
 
+#[cfg(test)]
+mod tests;
+
 /// Names an entry in all routers' tables.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TableKey {

@@ -1,1 +1,454 @@
+use caplane_core::fib::{
+    Allow, ClassEntry, Delta, Egress, Entry, EntryKey, Fib, Generation, IdentityEntry, PolicyEntry,
+};
+use caplane_proto::v1::entity::Entity as Body;
+use proptest::prelude::*;
 
+use super::{changes, everything};
+use caplane_wire::Label;
+
+use crate::change::attach;
+use crate::rib::Rib;
+use crate::tables::{TableKey, Tables};
+use crate::testbed::*;
+
+/// A state and the tables that followed it, change by change.
+struct Fabric {
+    rib: Rib,
+    tables: Tables,
+    generation: u64,
+}
+
+impl Fabric {
+    fn new(updates: &[caplane_proto::v1::Update]) -> Self {
+        let mut fabric = Self {
+            rib: Rib::new(),
+            tables: Tables::new(0, 0, Vec::new(), 1_000, Vec::new()),
+            generation: 0,
+        };
+        fabric.write(updates);
+        fabric
+    }
+
+    fn write(&mut self, updates: &[caplane_proto::v1::Update]) {
+        apply(&mut self.rib, updates).expect("accepted");
+        self.publish();
+    }
+
+    fn up(&mut self, router: &str, agent: &str, instance: u8) {
+        let attachment = attachment(&self.rib, agent, instance, "");
+        let router = router_label(&self.rib, router);
+        let (refused, _) = change(&mut self.rib, 1_000, |tx| {
+            attach::report(tx, router, &[attachment], &[])
+        })
+        .expect("reported");
+        assert_eq!(refused, []);
+        self.publish();
+    }
+
+    /// Publishes what was touched and answers the keys that came out different.
+    fn publish(&mut self) -> Vec<TableKey> {
+        let touched = self.rib.take_touched();
+        let changes = changes(&self.rib, &touched, &self.tables);
+        let keys = changes.iter().map(|(key, _)| key.clone()).collect();
+        self.generation += 1;
+        self.tables.publish(self.generation, changes);
+        self.rib.settle();
+        keys
+    }
+
+    fn entry(&self, key: &TableKey) -> Option<Entry> {
+        self.tables.entry(key).map(|row| row.entry.as_ref().clone())
+    }
+
+    fn class(&self, tenant: u32, label: &str) -> Option<ClassEntry> {
+        let key = EntryKey::Class {
+            tenant,
+            label: class(label),
+        };
+        match self.entry(&TableKey::Shared(key)) {
+            Some(Entry::Class(entry)) => Some(entry),
+            _ => None,
+        }
+    }
+
+    fn policy(&self, tenant: &str) -> PolicyEntry {
+        let tenant = self.rib.tenant(tenant).expect("there").id;
+        let key = EntryKey::Policy(crate::record::policy_group(tenant, 6));
+        match self.entry(&TableKey::Shared(key)) {
+            Some(Entry::Policy(entry)) => entry,
+            other => panic!("no policy group: {other:?}"),
+        }
+    }
+
+    fn identity(&self, agent: &str) -> IdentityEntry {
+        match self.entry(&TableKey::Shared(EntryKey::Identity(agent_uri(agent)))) {
+            Some(Entry::Identity(entry)) => entry,
+            other => panic!("no identity: {other:?}"),
+        }
+    }
+
+    fn egress(&self, members: &[Egress]) -> Vec<(String, u32)> {
+        members
+            .iter()
+            .map(|egress| {
+                let router = self.rib.router_by_label(egress.router).expect("there");
+                (router.name.clone(), egress.weight)
+            })
+            .collect()
+    }
+
+    /// Every router's table is good by the router's own rules.
+    fn check_with_core(&self) {
+        for router in self.rib.routers_after("") {
+            let snapshot = self.tables.snapshot(router.label());
+            let delta = Delta {
+                base: Generation(0),
+                generation: Generation(self.generation),
+                upserts: snapshot
+                    .upserts
+                    .iter()
+                    .map(|row| row.entry.as_ref().clone())
+                    .collect(),
+                removes: Vec::new(),
+            };
+            if let Err(rejections) = Fib::empty(0, router.label()).apply(&delta) {
+                panic!("router {} would refuse: {rejections:?}", router.name);
+            }
+        }
+    }
+}
+
+fn line() -> Vec<caplane_proto::v1::Update> {
+    vec![
+        insert(router("r1")),
+        insert(router("r2")),
+        insert(router("r3")),
+        insert(link("r1", "r2", 1)),
+        insert(link("r2", "r3", 1)),
+    ]
+}
+
+fn at(places: &[(&str, u32)]) -> Vec<(String, u32)> {
+    places
+        .iter()
+        .map(|(name, weight)| ((*name).to_owned(), *weight))
+        .collect()
+}
+
+#[test]
+fn a_claimed_skill_is_a_route_only_under_a_grant() {
+    let mut fabric = Fabric::new(&line());
+    fabric.write(&[insert(agent(
+        "a",
+        "",
+        &["book_hotel", "currency_conversion"],
+    ))]);
+    fabric.up("r3", "a", 1);
+    assert_eq!(fabric.class(0, "class:1.1.1"), None);
+    assert_eq!(fabric.identity("a").classes, []);
+
+    fabric.write(&[insert(grant("a", "travel"))]);
+    let booked = fabric.class(0, "class:1.1.1").expect("granted");
+    assert_eq!(fabric.egress(&booked.own), at(&[("r3", 100)]));
+    let travel = fabric.class(0, "class:1").expect("above");
+    assert_eq!(
+        travel.own,
+        [],
+        "a skill lies under the grant, so it is no generalist"
+    );
+    assert_eq!(fabric.egress(&travel.subtree), at(&[("r3", 100)]));
+    assert_eq!(fabric.class(0, "class:2.1"), None, "not granted");
+
+    fabric.write(&[insert(grant("a", "*"))]);
+    assert!(fabric.class(0, "class:2.1").is_some());
+    fabric.write(&[delete(grant("a", "*")), delete(grant("a", "travel"))]);
+    assert_eq!(fabric.class(0, "class:1"), None);
+    fabric.check_with_core();
+}
+
+#[test]
+fn a_grant_that_no_skill_lies_under_makes_a_generalist() {
+    let mut fabric = Fabric::new(&line());
+    fabric.write(&[
+        insert(agent("a", "", &[])),
+        insert(grant("a", "travel/hotels")),
+    ]);
+    fabric.up("r1", "a", 1);
+    let hotels = fabric.class(0, "class:1.1").expect("granted");
+    assert_eq!(fabric.egress(&hotels.own), at(&[("r1", 100)]));
+    assert_eq!(fabric.class(0, "class:1.1.1"), None);
+}
+
+#[test]
+fn weights_are_summed_per_router_and_an_agent_counts_once_in_a_subtree() {
+    let mut fabric = Fabric::new(&line());
+    fabric.write(&[
+        insert(agent("a", "", &["book_hotel", "find_hotel"])),
+        insert(agent("b", "", &["book_hotel"])),
+        insert(grant("a", "*")),
+        insert(Body::Grant(caplane_proto::v1::Grant {
+            agent_uri: agent_uri("b"),
+            class_path: "travel/hotels/book_hotel".into(),
+            weight: 7,
+        })),
+    ]);
+    fabric.up("r2", "a", 1);
+    fabric.up("r3", "a", 2);
+    fabric.up("r3", "b", 1);
+    let hotels = fabric.class(0, "class:1.1").expect("members");
+    assert_eq!(
+        fabric.egress(&hotels.subtree),
+        at(&[("r2", 100), ("r3", 107)])
+    );
+    assert_eq!(hotels.own, []);
+    let count = fabric.rib.class_count(class("class:1"));
+    assert_eq!((count.agents, count.instances), (2, 3));
+}
+
+#[test]
+fn policy_is_own_tenant_shared_tenant_and_permissions_and_replies_follow() {
+    let mut fabric = Fabric::new(&line());
+    fabric.write(&[
+        insert(tenant("a")),
+        insert(tenant("b")),
+        insert(agent("a1", "a", &[])),
+        insert(agent("b1", "b", &[])),
+        insert(agent("s1", "", &[])),
+    ]);
+    let id = |name: &str| fabric.rib.tenant(name).expect("there").id;
+    let (a, b) = (id("a"), id("b"));
+    let whole = |tenant| Allow {
+        tenant,
+        label: Label::NONE,
+    };
+    assert_eq!(fabric.policy("a").allow, [whole(a), whole(0)]);
+    assert_eq!(fabric.policy("a").reply_tenants, [0u32; 0]);
+    assert_eq!(fabric.policy("shared").allow, [whole(0)]);
+    assert_eq!(fabric.policy("shared").reply_tenants, [a, b]);
+
+    fabric.write(&[insert(permission("a", "b", "travel/hotels"))]);
+    let hotels = Allow {
+        tenant: b,
+        label: class("class:1.1"),
+    };
+    assert_eq!(fabric.policy("a").allow, [whole(a), whole(0), hotels]);
+    assert_eq!(fabric.policy("b").allow, [whole(b), whole(0)]);
+    assert_eq!(fabric.policy("b").reply_tenants, [a]);
+    fabric.check_with_core();
+}
+
+#[test]
+fn a_groups_routers_are_those_with_attached_members_of_its_tenant() {
+    let mut fabric = Fabric::new(&line());
+    fabric.write(&[
+        insert(tenant("a")),
+        insert(agent("x", "a", &[])),
+        insert(agent("y", "a", &[])),
+        insert(group("team", "a", &["x", "y", "not-there-yet"])),
+    ]);
+    fabric.up("r1", "x", 1);
+    fabric.up("r3", "y", 1);
+    let label = fabric.rib.group("team").expect("there").label();
+    let key = TableKey::Shared(EntryKey::Group(label));
+    let Some(Entry::Group(entry)) = fabric.entry(&key) else {
+        panic!("no group route");
+    };
+    let (r1, r3) = (
+        router_label(&fabric.rib, "r1"),
+        router_label(&fabric.rib, "r3"),
+    );
+    assert_eq!(entry.routers, [r1, r3]);
+    assert_eq!(fabric.identity("x").groups, [label]);
+    fabric.write(&[modify(group("team", "a", &["y"]))]);
+    assert_eq!(fabric.identity("x").groups, []);
+    let Some(Entry::Group(entry)) = fabric.entry(&key) else {
+        panic!("no group route");
+    };
+    assert_eq!(entry.routers, [r3]);
+}
+
+#[test]
+fn the_lower_label_dials_and_transit_follows_the_links() {
+    let mut fabric = Fabric::new(&line());
+    let label = |name: &str| router_label(&fabric.rib, name);
+    let (r1, r2, r3) = (label("r1"), label("r2"), label("r3"));
+    let neighbour = |fabric: &Fabric, of, other| match fabric
+        .entry(&TableKey::Router(of, EntryKey::Neighbour(other)))
+    {
+        Some(Entry::Neighbour(entry)) => entry,
+        other => panic!("no neighbour: {other:?}"),
+    };
+    assert!(neighbour(&fabric, r1, r2).dial);
+    assert!(!neighbour(&fabric, r2, r1).dial);
+    let transit = |fabric: &Fabric, of, to| match fabric
+        .entry(&TableKey::Router(of, EntryKey::Transit(to)))
+    {
+        Some(Entry::Transit(entry)) => Some((entry.next_hops, entry.alternates)),
+        _ => None,
+    };
+    assert_eq!(transit(&fabric, r1, r3), Some((vec![r2], vec![])));
+    fabric.write(&[insert(link("r3", "r1", 1))]);
+    assert_eq!(transit(&fabric, r1, r3), Some((vec![r3], vec![r2])));
+    fabric.write(&[delete(link("r1", "r2", 0)), delete(link("r2", "r3", 0))]);
+    assert_eq!(transit(&fabric, r1, r2), None);
+    fabric.write(&[delete(router("r2"))]);
+    assert_eq!(fabric.tables.router_keys(r2).count(), 0);
+    fabric.check_with_core();
+}
+
+#[test]
+fn a_change_recompiles_only_what_it_touches() {
+    let mut fabric = Fabric::new(&line());
+    let many: Vec<_> = (0..200)
+        .flat_map(|i| {
+            let name = format!("a{i}");
+            [
+                insert(agent(&name, "", &["book_hotel"])),
+                insert(grant(&name, "*")),
+            ]
+        })
+        .collect();
+    fabric.write(&many);
+    let attachment = attachment(&fabric.rib, "a7", 1, "");
+    let router = router_label(&fabric.rib, "r1");
+    change(&mut fabric.rib, 1, |tx| {
+        attach::report(tx, router, &[attachment], &[])
+    })
+    .expect("reported");
+    // Its agent route, the class and the two above.
+    assert_eq!(fabric.publish().len(), 4);
+
+    // A router's new address is its neighbours' business only.
+    change(&mut fabric.rib, 1, |tx| {
+        attach::open(tx, router, "r1.example:4433", &[])
+    })
+    .expect("opened");
+    let keys = fabric.publish();
+    let r2 = router_label(&fabric.rib, "r2");
+    assert!(keys.contains(&TableKey::Router(r2, EntryKey::Neighbour(router))));
+    assert_eq!(
+        keys.len(),
+        1 + 4,
+        "and the attachment that was not reported again"
+    );
+}
+
+const AGENTS: [&str; 4] = ["a", "b", "c", "d"];
+const ROUTERS: [&str; 4] = ["r1", "r2", "r3", "r4"];
+const CLASSES: [&str; 5] = [
+    "*",
+    "travel",
+    "travel/hotels",
+    "travel/hotels/book_hotel",
+    "finance/currency_conversion",
+];
+const TENANTS: [&str; 3] = ["", "t1", "t2"];
+
+/// Any update, sensible or not, from dice.
+fn any_update(dice: [usize; 6]) -> caplane_proto::v1::Update {
+    let [kind, action, one, two, three, _] = dice;
+    let agent_name = AGENTS[one % AGENTS.len()];
+    let body = match kind % 8 {
+        0 => {
+            let skills: &[&str] = [&["book_hotel"][..], &["find_hotel", "flights"], &[]][two % 3];
+            agent(agent_name, TENANTS[three % 3], skills)
+        }
+        1 => grant(agent_name, CLASSES[two % CLASSES.len()]),
+        2 => router(ROUTERS[one % ROUTERS.len()]),
+        3 => link(
+            ROUTERS[one % ROUTERS.len()],
+            ROUTERS[two % ROUTERS.len()],
+            (three % 3) as u32,
+        ),
+        4 => tenant(TENANTS[1 + one % 2]),
+        5 => permission(
+            TENANTS[one % 3],
+            TENANTS[1 + two % 2],
+            ["", "travel"][three % 2],
+        ),
+        6 => group("g", TENANTS[one % 3], &AGENTS[..two % 4]),
+        _ => Body::Override(caplane_proto::v1::SkillOverride {
+            agent_uri: agent_uri(agent_name),
+            skill_id: ["book_hotel", "flights"][two % 2].into(),
+            class_path: CLASSES[1 + three % 4].into(),
+        }),
+    };
+    match action % 4 {
+        0 | 1 => insert(body),
+        2 => modify(body),
+        _ => delete(body),
+    }
+}
+
+fn any_attachment(fabric: &mut Fabric, dice: [usize; 6]) {
+    let [_, action, one, two, three, _] = dice;
+    let (agent, router) = (AGENTS[one % AGENTS.len()], ROUTERS[two % ROUTERS.len()]);
+    if fabric.rib.agent(&agent_uri(agent)).is_none() || fabric.rib.router(router).is_none() {
+        return;
+    }
+    let name = ["", "pod"][three % 2];
+    let attachment = attachment(&fabric.rib, agent, 1 + (three % 3) as u8, name);
+    let router = router_label(&fabric.rib, router);
+    change(&mut fabric.rib, 1, |tx| match action % 4 {
+        0 | 1 => attach::report(tx, router, &[attachment], &[]),
+        2 => attach::report(tx, router, &[], &[attachment]),
+        _ => attach::open(tx, router, "host:1", &[attachment]),
+    })
+    .expect("never refused as a whole");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Change by change or all at once: the same tables; and undoing leaves no trace.
+    #[test]
+    fn incremental_is_the_same_as_everything(
+        steps in proptest::collection::vec(proptest::array::uniform6(0usize..1_000), 1..60)
+    ) {
+        let mut fabric = Fabric::new(&[insert(tenant("t1"))]);
+        for dice in steps {
+            let before = everything(&fabric.rib);
+            let mark = fabric.rib.mark();
+            if dice[0] % 3 == 0 {
+                any_attachment(&mut fabric, dice);
+            } else {
+                // Refused ones must leave no trace either.
+                let _ = apply(&mut fabric.rib, &[any_update(dice)]);
+            }
+            if dice[5] % 4 == 0 {
+                fabric.rib.rollback(mark);
+                prop_assert_eq!(&before, &everything(&fabric.rib));
+            }
+            fabric.publish();
+            let whole = everything(&fabric.rib);
+            for (key, entry) in &whole {
+                let held = fabric.entry(key);
+                prop_assert_eq!(held.as_ref(), Some(entry), "{:?}", key);
+            }
+            let held: usize = fabric.tables.snapshot(Label::NONE).upserts.len()
+                + fabric.tables.routers().map(|r| fabric.tables.router_keys(r).count()).sum::<usize>();
+            prop_assert_eq!(held, whole.len());
+            fabric.check_with_core();
+            let reloaded = Rib::from_objects(objects(&fabric.rib), 1);
+            prop_assert_eq!(whole, everything(&reloaded));
+        }
+    }
+}
+
+/// Everything a store would hold.
+fn objects(rib: &Rib) -> Vec<crate::record::Object> {
+    use crate::record::Object;
+    let mut out: Vec<Object> = rib.agents_after("").cloned().map(Object::Agent).collect();
+    out.extend(rib.tenants_after("").cloned().map(Object::Tenant));
+    out.extend(rib.grants_after("", "").cloned().map(Object::Grant));
+    out.extend(rib.overrides_after("", "").cloned().map(Object::Override));
+    out.extend(rib.routers_after("").cloned().map(Object::Router));
+    out.extend(rib.links_after("", "").cloned().map(Object::Link));
+    out.extend(rib.permissions_after(None).cloned().map(Object::Permission));
+    out.extend(rib.groups_after("").cloned().map(Object::Group));
+    for agent in rib.agents_after("") {
+        out.extend(rib.instances(agent.number).cloned().map(Object::Attachment));
+    }
+    out
+}

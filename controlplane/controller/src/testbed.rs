@@ -1,0 +1,267 @@
+//! What the unit tests of this crate share: a small taxonomy, a store in memory that can be told
+//! to fail, and updates in few words.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use caplane_proto::v1;
+use caplane_proto::v1::entity::Entity as Body;
+use caplane_proto::v1::update::Type;
+use caplane_wire::Label;
+
+use crate::change::{Refusal, parse, write};
+use crate::commit::Transaction;
+use crate::knowledge::Knowledge;
+use crate::record::{Object, ObjectKey};
+use crate::rib::Rib;
+use crate::store::{Batch, Store, StoreError, Stored};
+use crate::tables::LogRow;
+use crate::taxonomy::Taxonomy;
+
+pub(crate) const TAXONOMY: &str = r#"{"version": "1", "skills": [
+ {"path": "travel", "uid": "1", "caption": "Travel", "description": "Going places."},
+ {"path": "travel/hotels", "uid": "1.1", "caption": "Hotels", "description": "Places to sleep."},
+ {"path": "travel/hotels/book_hotel", "uid": "1.1.1", "caption": "Book Hotel", "description": "Book a hotel room."},
+ {"path": "travel/hotels/find_hotel", "uid": "1.1.2", "caption": "Find Hotel", "description": "Search for hotels by place."},
+ {"path": "travel/flights", "uid": "1.2", "caption": "Flights", "description": "Flying."},
+ {"path": "finance", "uid": "2", "caption": "Finance", "description": "Money."},
+ {"path": "finance/currency_conversion", "uid": "2.1", "caption": "Currency Conversion", "description": "Convert an amount between currencies."}
+]}"#;
+
+pub(crate) fn knowledge() -> Arc<Knowledge> {
+    let taxonomy = Taxonomy::from_json(TAXONOMY, "test").expect("the test taxonomy is good");
+    Arc::new(Knowledge::new(taxonomy))
+}
+
+pub(crate) fn class(text: &str) -> Label {
+    text.parse().expect("a label")
+}
+
+pub(crate) fn agent_uri(name: &str) -> String {
+    format!("spiffe://caplane.local/tenant/t/agent/{name}")
+}
+
+pub(crate) fn router_uri(name: &str) -> String {
+    format!("spiffe://caplane.local/router/{name}")
+}
+
+/// A card whose skills have these ids.
+pub(crate) fn card(skills: &[&str]) -> Vec<u8> {
+    let skills: Vec<_> = skills
+        .iter()
+        .map(|id| serde_json::json!({"id": id, "name": id, "description": "-", "tags": ["-"]}))
+        .collect();
+    serde_json::json!({
+        "name": "An agent", "description": "-", "version": "1", "protocolVersion": "0.3.0",
+        "url": "http://localhost:1/", "capabilities": {}, "defaultInputModes": ["text"],
+        "defaultOutputModes": ["text"], "skills": skills,
+    })
+    .to_string()
+    .into_bytes()
+}
+
+pub(crate) fn update(action: Type, body: Body) -> v1::Update {
+    v1::Update {
+        r#type: action.into(),
+        entity: Some(v1::Entity { entity: Some(body) }),
+    }
+}
+
+pub(crate) fn insert(body: Body) -> v1::Update {
+    update(Type::Insert, body)
+}
+
+pub(crate) fn modify(body: Body) -> v1::Update {
+    update(Type::Modify, body)
+}
+
+pub(crate) fn delete(body: Body) -> v1::Update {
+    update(Type::Delete, body)
+}
+
+pub(crate) fn agent(name: &str, tenant: &str, skills: &[&str]) -> Body {
+    Body::Agent(v1::Agent {
+        uri: agent_uri(name),
+        card: card(skills),
+        tenant: tenant.into(),
+        ..v1::Agent::default()
+    })
+}
+
+pub(crate) fn grant(name: &str, class_path: &str) -> Body {
+    Body::Grant(v1::Grant {
+        agent_uri: agent_uri(name),
+        class_path: class_path.into(),
+        weight: 0,
+    })
+}
+
+pub(crate) fn router(name: &str) -> Body {
+    Body::Router(v1::Router {
+        name: name.into(),
+        uri: router_uri(name),
+        ..v1::Router::default()
+    })
+}
+
+pub(crate) fn link(a: &str, b: &str, cost: u32) -> Body {
+    Body::Link(v1::Link {
+        a: a.into(),
+        b: b.into(),
+        cost,
+    })
+}
+
+pub(crate) fn tenant(name: &str) -> Body {
+    Body::Tenant(v1::Tenant {
+        name: name.into(),
+        id: 0,
+    })
+}
+
+pub(crate) fn permission(from: &str, to: &str, class_path: &str) -> Body {
+    Body::Permission(v1::Permission {
+        from: from.into(),
+        to: to.into(),
+        class_path: class_path.into(),
+    })
+}
+
+pub(crate) fn group(name: &str, tenant: &str, agents: &[&str]) -> Body {
+    Body::Group(v1::Group {
+        name: name.into(),
+        tenant: tenant.into(),
+        agent_uris: agents.iter().map(|name| agent_uri(name)).collect(),
+        label: 0,
+    })
+}
+
+/// An instance of a registered agent as a router reports it.
+pub(crate) fn attachment(rib: &Rib, agent: &str, instance: u8, name: &str) -> v1::Attachment {
+    let record = rib.agent(&agent_uri(agent)).expect("registered");
+    v1::Attachment {
+        uri: record.uri.clone(),
+        label: record
+            .label()
+            .with_instance(instance)
+            .expect("1..=63")
+            .bits(),
+        instance_name: name.into(),
+        agent_card: Vec::new(),
+    }
+}
+
+pub(crate) fn router_label(rib: &Rib, name: &str) -> Label {
+    rib.router(name).expect("registered").label()
+}
+
+/// Does to `rib` what the commit thread would, without a store; a refused change leaves no trace.
+pub(crate) fn change<T>(
+    rib: &mut Rib,
+    now_unix_ms: u64,
+    work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Refusal>,
+) -> Result<(T, Vec<(Label, v1::RefusedAttachment)>), Refusal> {
+    let mark = rib.mark();
+    let generation = rib.generation() + 1;
+    let mut tx = Transaction {
+        rib,
+        generation,
+        now_unix_ms,
+        cards: Vec::new(),
+        verdicts: Vec::new(),
+    };
+    let outcome = work(&mut tx);
+    let verdicts = tx.verdicts;
+    match outcome {
+        Ok(value) => {
+            rib.set_generation(generation);
+            Ok((value, verdicts))
+        }
+        Err(refusal) => {
+            rib.rollback(mark);
+            Err(refusal)
+        }
+    }
+}
+
+/// Applies northbound updates to `rib`.
+pub(crate) fn apply(rib: &mut Rib, updates: &[v1::Update]) -> Result<(), Refusal> {
+    let parsed = parse::batch(&knowledge(), updates)?;
+    change(rib, 1_000, |tx| write::batch(tx, &parsed)).map(|_| ())
+}
+
+/// A store in memory: what is committed stays, also across [`State`](crate::commit::State)s.
+#[derive(Default)]
+pub(crate) struct MemoryStore {
+    content: Mutex<Content>,
+    pub(crate) failing: AtomicBool,
+    pub(crate) commits: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Content {
+    generation: u64,
+    floor: u64,
+    epoch: crate::store::Epoch,
+    objects: BTreeMap<ObjectKey, Object>,
+    cards: BTreeMap<u32, Vec<u8>>,
+    log: Vec<LogRow>,
+}
+
+impl Store for MemoryStore {
+    fn load(&self) -> Result<Stored, StoreError> {
+        let content = self.content.lock().expect("not poisoned");
+        Ok(Stored {
+            store_id: "memory".into(),
+            generation: content.generation,
+            floor: content.floor,
+            epoch: content.epoch.clone(),
+            objects: content.objects.values().cloned().collect(),
+            log: content.log.clone(),
+        })
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(StoreError::Engine {
+                path: "memory".into(),
+                operation: "commit",
+                cause: "told to fail".into(),
+            });
+        }
+        self.commits.fetch_add(1, Ordering::SeqCst);
+        let mut content = self.content.lock().expect("not poisoned");
+        assert!(batch.generation > content.generation, "generations rise");
+        content.generation = batch.generation;
+        content.floor = batch.floor;
+        if let Some(epoch) = &batch.epoch {
+            content.epoch = epoch.clone();
+        }
+        for (key, object) in batch.objects.clone() {
+            match object {
+                Some(object) => content.objects.insert(key, object),
+                None => content.objects.remove(&key),
+            };
+        }
+        for (number, card) in batch.cards.clone() {
+            match card {
+                Some(card) => content.cards.insert(number, card),
+                None => content.cards.remove(&number),
+            };
+        }
+        if !batch.changed.is_empty() {
+            content.log.push(LogRow {
+                generation: batch.generation,
+                keys: batch.changed.clone(),
+            });
+        }
+        content.log.retain(|row| row.generation > batch.floor);
+        Ok(())
+    }
+
+    fn card(&self, number: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        let content = self.content.lock().expect("not poisoned");
+        Ok(content.cards.get(&number).cloned())
+    }
+}
