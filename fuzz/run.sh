@@ -2,8 +2,8 @@
 # Fuzzes each target for so many seconds:  fuzz/run.sh [SECONDS] [TARGET...]
 #
 # libFuzzer with coverage, on any toolchain: the flags below are what cargo-fuzz passes, less the address sanitizer,
-# which needs a nightly and finds little in crates that forbid unsafe code. Where libFuzzer cannot be built (it needs
-# a C++ compiler), the corpus is mutated from a seed instead, without coverage; the script says which.
+# which needs a nightly and finds little in crates that forbid unsafe code. Where libFuzzer cannot be built for want of
+# a C++ compiler, the corpus is mutated from a seed instead, without coverage; the script says which.
 # FUZZ_ENGINE=mutate or libfuzzer forces one. Finds are kept in fuzz/artifacts/TARGET/, and the script ends with 1.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -27,13 +27,12 @@ coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
 coverage+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
 coverage+=" -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions --cfg fuzzing"
 
-with_libfuzzer() {
-    echo "fuzz: building with libFuzzer and coverage (the first time several minutes)"
+build_libfuzzer() {
     local bins=()
     for target in "${targets[@]}"; do bins+=(--bin "$target"); done
     # --target keeps the flags away from build scripts and macros.
     RUSTFLAGS="$coverage" cargo build --locked --release --target "$host" --target-dir "$build" \
-        -p caplane-fuzz --features libfuzzer "${bins[@]}"
+        --package caplane-fuzz --features libfuzzer "${bins[@]}"
 }
 
 run_libfuzzer() {
@@ -58,14 +57,26 @@ run_libfuzzer() {
     return $failed
 }
 
+if [ "$engine" = any ]; then
+    engine=libfuzzer
+    if ! echo '#include <thread>' | "${CXX:-c++}" -x c++ -fsyntax-only - 2>/dev/null; then
+        echo "fuzz: no C++ compiler, so no libFuzzer; 'make deps' installs one" >&2
+        engine=mutate
+    fi
+fi
+
 case $engine in
-    libfuzzer) with_libfuzzer; run_libfuzzer; exit ;;
-    any) if with_libfuzzer; then run_libfuzzer; exit; fi
-        echo "fuzz: libFuzzer cannot be built here; mutating the corpus without coverage instead" >&2 ;;
-    mutate) echo "fuzz: mutating the corpus, without coverage" ;;
-    *) echo "fuzz: FUZZ_ENGINE is libfuzzer or mutate, not $engine" >&2; exit 2 ;;
+    libfuzzer)
+        echo "fuzz: libFuzzer with coverage, $seconds s a target (the first build takes several minutes)"
+        build_libfuzzer
+        run_libfuzzer ;;
+    mutate)
+        echo "fuzz: mutating the corpus from a seed, without coverage, $seconds s a target"
+        cargo build --locked --release --package caplane-fuzz --bin mutate
+        folder=$(cargo metadata --format-version 1 --no-deps | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
+        # A new seed a day: repeatable, and not the same inputs for ever.
+        exec "$folder/release/mutate" "$seconds" "${FUZZ_SEED:-$(date +%Y%m%d)}" "${targets[@]}" ;;
+    *)
+        echo "fuzz: FUZZ_ENGINE is libfuzzer or mutate, not $engine" >&2
+        exit 2 ;;
 esac
-cargo build --locked --release -p caplane-fuzz --bin mutate
-folder=$(cargo metadata --format-version 1 --no-deps | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
-# A new seed a day: repeatable, and not the same inputs for ever.
-exec "$folder/release/mutate" "$seconds" "${FUZZ_SEED:-$(date +%Y%m%d)}" "${targets[@]}"
