@@ -210,10 +210,9 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
 /// Reads taxonomy and store.
 fn open(config: &ControllerConfig) -> Result<Arc<State>, StartError> {
     let knowledge = Arc::new(Knowledge::load(&config.taxonomy)?);
-    for folder in [Some(config.state_dir.as_path()), config.store.path.parent()] {
-        if let Some(folder) = folder {
-            std::fs::create_dir_all(folder).map_err(system("make the folder", folder.display()))?;
-        }
+    let folders = [Some(config.state_dir.as_path()), config.store.path.parent()];
+    for folder in folders.into_iter().flatten() {
+        std::fs::create_dir_all(folder).map_err(system("make the folder", folder.display()))?;
     }
     let store = Arc::new(RedbStore::open(&config.store.path)?);
     Ok(State::open(

@@ -1,0 +1,138 @@
+//! Who is not let in, and what it is told.
+
+mod bed;
+
+use bed::{Authority, Controller, DEADLINE, Leaf, agent_uri, router_uri};
+use caplane_proto::v1;
+use caplane_proto::v1::northbound_client::NorthboundClient;
+use rcgen::{ExtendedKeyUsagePurpose, KeyUsagePurpose};
+use tonic::Code;
+
+/// Tries to read with these credentials; the error is the connection's or the call's.
+async fn attempt(
+    controller: &Controller,
+    identity: Option<(String, String)>,
+) -> Result<(), String> {
+    let address = controller.addresses().northbound;
+    let channel = controller
+        .connect(&address, identity)
+        .await
+        .map_err(|error| format!("{error:?}"))?;
+    let request = v1::ReadRequest {
+        kind: v1::read_request::Kind::Tenant.into(),
+        ..v1::ReadRequest::default()
+    };
+    NorthboundClient::new(channel)
+        .read(request)
+        .await
+        .map(|_| ())
+        .map_err(|status| format!("{status:?}"))
+}
+
+/// Waits until the log tells of a refusal with this reason.
+async fn refused(controller: &Controller, reason: &str) {
+    let told = format!("reason=\"{reason}\"");
+    let begun = std::time::Instant::now();
+    while !controller.log().contains(&told) {
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "no refusal {told} in:\n{}",
+            controller.log()
+        );
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_bad_certificate_is_refused_with_its_reason() {
+    let controller = Controller::start();
+    let authority = &controller.authority;
+    let uri = "spiffe://caplane.local/operator/ada";
+    attempt(&controller, Some(authority.issue(&Leaf::of(uri))))
+        .await
+        .expect("a good one passes");
+
+    let expired = Leaf {
+        expired: true,
+        ..Leaf::of(uri)
+    };
+    let server_only = Leaf {
+        purposes: vec![ExtendedKeyUsagePurpose::ServerAuth],
+        ..Leaf::of(uri)
+    };
+    let no_signature = Leaf {
+        usages: vec![KeyUsagePurpose::KeyEncipherment],
+        ..Leaf::of(uri)
+    };
+    let two_names = Leaf {
+        uris: vec![uri.into(), "spiffe://caplane.local/operator/eve".into()],
+        ..Leaf::of(uri)
+    };
+    let no_name = Leaf {
+        uris: vec![],
+        ..Leaf::of(uri)
+    };
+    let elsewhere = Leaf::of("spiffe://elsewhere.example/operator/ada");
+    let no_spiffe = Leaf::of("https://caplane.local/operator/ada");
+    let strangers = Authority::default();
+    let cases = [
+        (None, "no_certificate"),
+        (Some(strangers.issue(&Leaf::of(uri))), "unknown_issuer"),
+        (Some(authority.issue(&expired)), "expired"),
+        (Some(authority.issue(&server_only)), "key_usage"),
+        (Some(authority.issue(&two_names)), "uri_count"),
+        (Some(authority.issue(&no_name)), "uri_count"),
+        (Some(authority.issue(&elsewhere)), "trust_domain"),
+        (Some(authority.issue(&no_spiffe)), "name"),
+        (Some(authority.issue(&no_signature)), "key_usage"),
+    ];
+    for (identity, reason) in cases {
+        attempt(&controller, identity)
+            .await
+            .expect_err("must be refused");
+        refused(&controller, reason).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_certificate_is_not_enough() {
+    let controller = Controller::start();
+    let authority = &controller.authority;
+    for uri in [router_uri("r1"), agent_uri("a")] {
+        let told = attempt(&controller, Some(authority.issue(&Leaf::of(&uri))))
+            .await
+            .expect_err("no operator");
+        assert!(told.contains("is no operator here"), "{told}");
+    }
+    let mut southbound = controller.southbound("never-registered").await;
+    let status = southbound
+        .session(tokio_stream::pending())
+        .await
+        .expect_err("no registered router");
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("register it"), "{status}");
+}
+
+#[test]
+fn a_wrong_configuration_is_told_with_its_place() {
+    let controller = Controller::start();
+    let config = controller.config();
+    let run = || {
+        std::process::Command::new(env!("CARGO_BIN_EXE_caplane-controller"))
+            .arg("--config")
+            .arg(&config)
+            .arg("check")
+            .output()
+            .expect("runs")
+    };
+    assert_eq!(run().status.code(), Some(0));
+    let text = std::fs::read_to_string(&config).expect("there");
+    std::fs::write(&config, text.replace("name = \"c1\"", "nam = \"c1\"")).expect("written");
+    let output = run();
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("controller.toml:2:1: unknown field `nam`"),
+        "{told}"
+    );
+}
