@@ -57,6 +57,8 @@ pub(crate) struct Connection {
     pub(crate) armed: Option<Instant>,
     /// The last event, held back until what was received before the end has been read.
     pub(crate) ending: Option<Event>,
+    /// When to ask next which sending streams the peer stopped.
+    pub(crate) next_stop_look: Instant,
     expected_uri: Option<Arc<str>>,
     /// A packet of the dialled peer's application space came: it has validated our certificate.
     confirmed: bool,
@@ -65,6 +67,10 @@ pub(crate) struct Connection {
     owed_since: Option<Instant>,
     pinged: bool,
     losses: LossWatch,
+    /// QUIC searches for the path MTU.
+    searching: bool,
+    /// Packets are kept to [`UDP_PAYLOAD_MIN`] whatever QUIC believes, until its search has come to an end.
+    clamped: bool,
 }
 
 /// What the search for black holes remembers.
@@ -122,6 +128,7 @@ impl Connection {
             dirty: false,
             armed: None,
             ending: None,
+            next_stop_look: now,
             expected_uri,
             confirmed: false,
             last_heard: now,
@@ -134,6 +141,8 @@ impl Connection {
                 lost_bytes: 0,
                 acked_bytes: 0,
             },
+            searching: config.pmtud,
+            clamped: false,
         }
     }
 
@@ -256,6 +265,17 @@ impl Connection {
 
     /// Builds the next packet; its length and destination.
     pub(crate) fn build(&mut self, room: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        if self.clamped {
+            // What is left for the whole room then is a probe, and that is wanted: the search must go on.
+            let small = room.len().min(UDP_PAYLOAD_MIN);
+            if let Some(built) = self.build_within(&mut room[..small]) {
+                return Some(built);
+            }
+        }
+        self.build_within(room)
+    }
+
+    fn build_within(&mut self, room: &mut [u8]) -> Option<(usize, SocketAddr)> {
         match self.quic.send(room) {
             Ok((length, info)) => Some((length, info.to)),
             Err(quiche::Error::Done) => None,
@@ -339,7 +359,7 @@ impl Connection {
 
     /// Probe timeouts in a row may mean that large packets vanish on the path.
     fn doubt_after_timeout(&mut self, counters: &mut Counters) {
-        if self.udp_payload <= UDP_PAYLOAD_MIN || !self.is_up() {
+        if !self.may_doubt() {
             return;
         }
         let Some(pto) = self.active_path().map(|path| path.total_pto_count) else {
@@ -353,7 +373,7 @@ impl Connection {
 
     /// Looks whether large packets vanish while small ones arrive; to be called when packets came.
     pub(crate) fn doubt_after_losses(&mut self, now: Instant, counters: &mut Counters) {
-        if self.udp_payload <= UDP_PAYLOAD_MIN || now < self.losses.next_look {
+        if !self.may_doubt() || now < self.losses.next_look {
             return;
         }
         let stats = self.quic.stats();
@@ -380,12 +400,38 @@ impl Connection {
             udp_payload = self.udp_payload,
             "large packets vanish: going on with 1200 bytes and searching again"
         );
-        self.quic.revalidate_pmtu();
+        self.search_again();
     }
 
     /// The first link refused packets of the size in use.
     pub(crate) fn on_too_large(&mut self) {
-        self.quic.revalidate_pmtu();
+        if self.may_doubt() {
+            self.search_again();
+        }
+    }
+
+    fn may_doubt(&self) -> bool {
+        self.searching && self.udp_payload > UDP_PAYLOAD_MIN && self.is_up()
+    }
+
+    /// Goes on with packets of 1200 bytes and lets QUIC search again. QUIC can do that only when its search is at an end; in
+    /// the middle of one it would go on sending packets as large as the last probe that arrived, and wait for ever for the
+    /// fate of the next, as nothing is acknowledged any more. Then we keep the packets small until the search has ended.
+    fn search_again(&mut self) {
+        if self.quic.pmtu().is_some() {
+            self.quic.revalidate_pmtu();
+        } else {
+            self.clamped = true;
+            self.udp_payload = UDP_PAYLOAD_MIN;
+        }
+    }
+
+    /// Ends the clamp when QUIC's search has come to an end.
+    pub(crate) fn unclamp(&mut self) {
+        if self.clamped && self.quic.pmtu().is_some() {
+            self.clamped = false;
+            self.quic.revalidate_pmtu();
+        }
     }
 
     fn active_path(&self) -> Option<quiche::PathStats> {
@@ -395,6 +441,15 @@ impl Connection {
     /// The smoothed round-trip time.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.active_path().map(|path| path.rtt)
+    }
+
+    /// QUIC knows a new path MTU; true when it is what we now send.
+    pub(crate) fn on_path_mtu(&mut self, udp_payload: usize) -> bool {
+        let changed = !self.clamped && self.udp_payload != udp_payload;
+        if changed {
+            self.udp_payload = udp_payload;
+        }
+        changed
     }
 
     /// The longest datagram that fits into one packet of the size the path is known to carry.

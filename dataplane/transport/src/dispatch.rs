@@ -27,6 +27,9 @@ use crate::tls::{Handshakes, quic_config};
 /// After this time without its message's end an idle lane's tail is moved out of its slab.
 const TAIL_IDLE: Duration = Duration::from_secs(1);
 
+/// How often a connection's sending streams are asked whether the peer stopped them; a send to such a stream fails at once.
+const STOP_LOOK: Duration = Duration::from_millis(2);
+
 /// Everything of an endpoint but the socket.
 pub(crate) struct Core {
     pub(crate) config: EndpointConfig,
@@ -296,10 +299,11 @@ impl Core {
         if connection.tx.retry(&mut connection.quic) {
             self.events.push_back(Event::Writable { peer });
         }
-        let events = &mut self.events;
-        connection
-            .tx
-            .stopped(peer, &mut connection.quic, |event| events.push_back(event));
+        if self.now >= connection.next_stop_look {
+            connection.next_stop_look = self.now + STOP_LOOK;
+            let stopped = connection.tx.take_stopped(peer, &mut connection.quic);
+            self.events.extend(stopped);
+        }
         if connection.ending.is_none() {
             connection.ending = connection.end();
         }
@@ -357,10 +361,10 @@ impl Core {
         while let Some(cid) = connection.quic.retired_scid_next() {
             self.cids.remove(&cid);
         }
+        connection.unclamp();
         while let Some(event) = connection.quic.path_event_next() {
             match event {
-                PathEvent::PmtuUpdated { pmtu, .. } => {
-                    connection.udp_payload = pmtu;
+                PathEvent::PmtuUpdated { pmtu, .. } if connection.on_path_mtu(pmtu) => {
                     self.events.push_back(Event::MtuChanged {
                         peer: connection.id,
                         udp_payload: pmtu,

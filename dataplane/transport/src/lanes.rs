@@ -6,7 +6,9 @@
 //! and back when the lane goes on; both are counted. Lengths of messages are looked at once or twice per slab.
 
 use bytes::{BufMut, BytesMut};
-use caplane_wire::{HEADER_LEN, LANE_MESSAGE_MAX, StreamCode, TrafficClass, message_len};
+use caplane_wire::{
+    FrameError, HEADER_LEN, LANE_MESSAGE_MAX, StreamCode, TrafficClass, message_len,
+};
 
 use crate::event::{Event, LaneRx};
 use crate::quic::Quic;
@@ -44,8 +46,8 @@ enum Want {
     Slab,
     /// Let the owner consume what is there.
     Consumption,
-    /// Refuse the stream: what is there is no message.
-    Fault,
+    /// Refuse the stream: what is there is no message of a lane.
+    Fault(StreamCode),
 }
 
 impl LaneState {
@@ -90,7 +92,7 @@ impl LaneState {
                     (self.more, self.again) = (true, true);
                     break;
                 }
-                Want::Fault => return self.fault(lane, quic, context),
+                Want::Fault(code) => return self.fault(lane, code, quic, context),
             };
             match quic.stream_recv_buf(lane.0, (&mut self.buffer).limit(room)) {
                 Ok((_, true)) => self.end = Some(None),
@@ -135,7 +137,8 @@ impl LaneState {
                 Ok(None) => break HEADER_LEN - begun.len(),
                 Ok(Some(length)) if length <= begun.len() => begun = &begun[length..],
                 Ok(Some(length)) => break length - begun.len(),
-                Err(_) => return Want::Fault,
+                Err(FrameError::TooLarge { .. }) => return Want::Fault(StreamCode::TooLarge),
+                Err(_) => return Want::Fault(StreamCode::Malformed),
             }
         };
         if missing <= room {
@@ -159,9 +162,15 @@ impl LaneState {
         true
     }
 
-    fn fault(&mut self, lane: LaneRx, quic: &mut Quic, context: &mut ReadContext<'_>) -> Step {
+    fn fault(
+        &mut self,
+        lane: LaneRx,
+        code: StreamCode,
+        quic: &mut Quic,
+        context: &mut ReadContext<'_>,
+    ) -> Step {
         context.counters.streams_refused += 1;
-        let code = StreamCode::Malformed.number();
+        let code = code.number();
         stop(quic, lane.0, code);
         self.end = Some(Some(code));
         self.settle(lane, context)

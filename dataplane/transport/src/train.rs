@@ -23,6 +23,8 @@ struct Train {
     start: usize,
     end: usize,
     segment: usize,
+    /// A path MTU probe: its loss says nothing about the size in use.
+    probe: bool,
 }
 
 impl Train {
@@ -86,7 +88,9 @@ impl Trains {
                 }
                 Sent::TooLarge => {
                     counters.sends_too_large += 1;
-                    self.too_large.push(train.slot);
+                    if !train.probe {
+                        self.too_large.push(train.slot);
+                    }
                     send_singly(train, data, driver, counters);
                 }
                 Sent::Failed(error) => {
@@ -148,6 +152,7 @@ impl Trains {
                     start,
                     end: start + length,
                     segment: length,
+                    probe: alone,
                 });
             }
             let Some(current) = grown else { continue };

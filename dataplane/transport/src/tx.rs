@@ -178,30 +178,29 @@ impl TxStreams {
         freed
     }
 
-    /// Finds the streams that the peer stopped.
-    pub(crate) fn stopped(&mut self, peer: PeerId, quic: &mut Quic, mut tell: impl FnMut(Event)) {
-        while let Some(stream) = quic.stream_writable_next() {
-            let Err(quiche::Error::StreamStopped(code)) = quic.stream_capacity(stream) else {
-                continue;
+    /// Finds the streams that the peer stopped (STOP_SENDING); QUIC has answered with a reset. Looks at every open stream,
+    /// so it is called now and then only.
+    pub(crate) fn take_stopped(&mut self, peer: PeerId, quic: &mut Quic) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.streams.retain(|stream, sending| {
+            let Err(quiche::Error::StreamStopped(code)) = quic.stream_capacity(*stream) else {
+                return true;
             };
-            let Some(sending) = self.streams.remove(&stream) else {
-                continue;
-            };
-            // Answer with a reset, so that the peer forgets the stream too (RFC 9000 section 3.5).
-            let _ = quic.stream_shutdown(stream, quiche::Shutdown::Write, code);
-            tell(match sending.kind {
+            events.push(match sending.kind {
                 StreamKind::Lane => Event::LaneStopped {
                     peer,
-                    lane: LaneTx(stream),
+                    lane: LaneTx(*stream),
                     code,
                 },
                 StreamKind::Bulk => Event::BulkStopped {
                     peer,
-                    bulk: BulkTx(stream),
+                    bulk: BulkTx(*stream),
                     code,
                 },
             });
-        }
+            false
+        });
+        events
     }
 
     pub(crate) fn reset(&mut self, stream: u64, code: u64, quic: &mut Quic) {

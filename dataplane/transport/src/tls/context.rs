@@ -8,6 +8,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use boring::error::ErrorStack;
 use boring::ssl::{
     SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode,
     SslVerifyError, SslVerifyMode, SslVersion,
@@ -37,15 +38,17 @@ impl Handshakes {
 
     /// To be called before a handshake is stepped.
     pub(crate) fn begin(&self, expected_uri: Option<&Arc<str>>) {
+        // Whatever is in the thread's error queue is of an earlier step.
+        let _ = ErrorStack::get();
         *self.step() = Step {
             expected_uri: expected_uri.cloned(),
             refused: None,
         };
     }
 
-    /// Why the callback refused during the last step, if it did.
+    /// Why the last step refused the peer's certificate, if it did.
     pub(crate) fn refused(&self) -> Option<RefuseReason> {
-        self.step().refused.take()
+        self.step().refused.take().or_else(library_refusal)
     }
 
     fn judge(
@@ -61,6 +64,22 @@ impl Handshakes {
             _ => Ok(()),
         }
     }
+}
+
+/// BoringSSL looks at some things before it asks us; its reason is in the thread's error queue.
+fn library_refusal() -> Option<RefuseReason> {
+    let errors = ErrorStack::get();
+    errors
+        .errors()
+        .iter()
+        .find_map(|error| match error.reason()? {
+            "KEY_USAGE_BIT_INCORRECT" => Some(RefuseReason::KeyUsage),
+            "PEER_DID_NOT_RETURN_A_CERTIFICATE" => Some(RefuseReason::NoCertificate),
+            "CERTIFICATE_PARSE_ERROR" | "CANNOT_PARSE_LEAF_CERT" => {
+                Some(RefuseReason::MalformedCertificate)
+            }
+            _ => None,
+        })
 }
 
 /// The peer's certificates, its own first. BoringSSL's chain holds the peer's own on the dialling side only.
@@ -93,7 +112,7 @@ fn context(
     config: &EndpointConfig,
     role: PeerRole,
     handshakes: &Handshakes,
-) -> Result<SslContextBuilder, boring::error::ErrorStack> {
+) -> Result<SslContextBuilder, ErrorStack> {
     let credentials = &config.credentials;
     let mut context = SslContextBuilder::new(SslMethod::tls())?;
     context.set_min_proto_version(Some(SslVersion::TLS1_3))?;

@@ -11,7 +11,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use thiserror::Error;
 
-use super::verify::leaf_uri;
+use super::verify::own_uri;
 use crate::error::RefuseReason;
 
 /// Credentials could not be read or do not fit together.
@@ -33,7 +33,7 @@ pub enum CredentialsError {
         /// What is wrong and what is expected.
         cause: String,
     },
-    /// Our own certificate does not name us as the wire format wants it.
+    /// Our own certificate does not name us as the wire format wants it, or may not be used here.
     #[error("own certificate: {0}")]
     Name(RefuseReason),
     /// The key does not belong to the first certificate of the chain.
@@ -161,7 +161,7 @@ impl Credentials {
         let der = leaf
             .to_der()
             .map_err(|e| pem("certificate chain", format!("bad certificate: {e}")))?;
-        let uri = leaf_uri(&der).map_err(CredentialsError::Name)?;
+        let uri = own_uri(&der).map_err(CredentialsError::Name)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 uri,

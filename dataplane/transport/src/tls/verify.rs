@@ -83,14 +83,27 @@ pub(crate) fn verify_chain(
         })
         .map_err(reason)?;
 
-    // webpki looks at extended key usage only; RFC 5280 section 4.2.1.3 wants this bit for TLS 1.3 signatures.
-    let key_usage = parsed
+    may_sign(&parsed)?;
+    Ok(uri)
+}
+
+/// webpki looks at extended key usage only; RFC 5280 section 4.2.1.3 wants this bit for the signatures of TLS 1.3.
+fn may_sign(leaf: &X509Certificate<'_>) -> Result<(), RefuseReason> {
+    let key_usage = leaf
         .key_usage()
         .map_err(|_| RefuseReason::MalformedCertificate)?;
     if key_usage.is_some_and(|usage| !usage.value.digital_signature()) {
         return Err(RefuseReason::KeyUsage);
     }
-    Ok(uri)
+    Ok(())
+}
+
+/// The name in our own certificate, which must be fit to be presented.
+pub(crate) fn own_uri(der: &[u8]) -> Result<String, RefuseReason> {
+    let (_, leaf) =
+        X509Certificate::from_der(der).map_err(|_| RefuseReason::MalformedCertificate)?;
+    may_sign(&leaf)?;
+    one_uri(&leaf)
 }
 
 fn reason(error: webpki::Error) -> RefuseReason {

@@ -54,7 +54,28 @@ impl Ca {
         uris: &[&str],
         adjust: impl FnOnce(&mut CertificateParams),
     ) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
+        self.issue_for(KeyPair::generate().expect("a key"), uris, adjust)
+    }
+
+    /// As `issue`, with an RSA key.
+    pub fn issue_rsa(
+        &self,
+        uris: &[&str],
+        adjust: impl FnOnce(&mut CertificateParams),
+    ) -> (String, String) {
+        let key = boring::rsa::Rsa::generate(2048).expect("a key");
+        let key = boring::pkey::PKey::from_rsa(key).expect("a key");
+        let pem = key.private_key_to_pem_pkcs8().expect("PEM");
+        let pem = String::from_utf8(pem).expect("PEM is ASCII");
+        self.issue_for(KeyPair::from_pem(&pem).expect("a key"), uris, adjust)
+    }
+
+    fn issue_for(
+        &self,
+        key: KeyPair,
+        uris: &[&str],
+        adjust: impl FnOnce(&mut CertificateParams),
+    ) -> (String, String) {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.subject_alt_names = uris
             .iter()
@@ -96,6 +117,8 @@ pub struct Node {
     pub messages: Vec<(PeerId, LaneRx, Bytes)>,
     /// Hand every lane's bytes back unconsumed until paused lanes are resumed.
     pub hold: bool,
+    /// The lane that was held last.
+    pub held: Option<LaneRx>,
     pub consumed: u64,
     pub keep: bool,
 }
@@ -107,6 +130,7 @@ impl Node {
             events: Vec::new(),
             messages: Vec::new(),
             hold: false,
+            held: None,
             consumed: 0,
             keep: true,
         }
@@ -134,6 +158,7 @@ impl Node {
 
     fn take_lane(&mut self, peer: PeerId, lane: LaneRx, mut data: BytesMut) {
         if self.hold {
+            self.held = Some(lane);
             self.endpoint.pause(peer, lane);
             self.endpoint.lane_rest(peer, lane, data);
             return;
