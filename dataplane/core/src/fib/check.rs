@@ -1,6 +1,7 @@
 //! What a delta must hold to be applied: a verdict per entry, in words. Refuses to change anything.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
 
 use caplane_wire::{Label, LabelKind};
 
@@ -62,6 +63,43 @@ pub(crate) fn entries(context: &Context<'_>, delta: &Delta) -> Vec<Rejection> {
         if let Err(reason) = verdict {
             let key = Some(key.clone());
             rejections.push(Rejection { key, reason });
+        }
+    }
+    rejections
+}
+
+/// Verdicts on removes that leave an entry of `next` naming what is gone; empty = none does. Such a
+/// table could not be stored and read back.
+pub(crate) fn removes(next: &Fib, delta: &Delta) -> Vec<Rejection> {
+    let (mut policies, mut neighbours) = (BTreeSet::new(), BTreeSet::new());
+    for key in &delta.removes {
+        match key {
+            EntryKey::Policy(id) => policies.insert(*id),
+            EntryKey::Neighbour(label) => neighbours.insert(*label),
+            _ => false,
+        };
+    }
+    let mut rejections = Vec::new();
+    // Each removed key is named once, however many entries still use it.
+    let mut reject = |key: EntryKey, by: &dyn fmt::Display| {
+        let reason = format!("is removed, but {by} still names it");
+        let key = Some(key);
+        rejections.push(Rejection { key, reason });
+    };
+    if !policies.is_empty() {
+        for identity in next.identities() {
+            if policies.remove(&identity.policy) {
+                reject(EntryKey::Policy(identity.policy), &identity.uri);
+            }
+        }
+    }
+    if !neighbours.is_empty() {
+        for route in next.transits() {
+            for hop in route.next_hops.iter().chain(&route.alternates) {
+                if neighbours.remove(hop) {
+                    reject(EntryKey::Neighbour(*hop), &route.router);
+                }
+            }
         }
     }
     rejections

@@ -16,7 +16,7 @@ use super::entry::{AgentEntry, ClassEntry, Egress, Entry, GroupEntry, InstanceAt
 use crate::mix::{MixState, mix64};
 
 /// 4,096 shards: at 1 M labels a shard has about 250 of them (6 KB), so a delta of 1,000 scattered
-/// labels copies about 6 MB; the root is 160 KB.
+/// labels copies about 6 MB; the root is 128 KB.
 const SHARDS: usize = 1 << SHARD_BITS;
 const SHARD_BITS: u32 = 12;
 
@@ -119,7 +119,6 @@ impl Members<'_> {
 struct Shard {
     slots: Arc<[Slot]>,
     sets: Arc<[Set]>,
-    used: u32,
 }
 
 impl Shard {
@@ -198,7 +197,6 @@ impl EdgeTable {
         let shard = Shard {
             slots: Arc::from([]),
             sets: Arc::from([]),
-            used: 0,
         };
         EdgeTable {
             shards: vec![shard; SHARDS].into(),
@@ -424,7 +422,7 @@ fn open<'o>(
         Box::new(OpenShard {
             slots: shard.slots.to_vec(),
             sets: shard.sets.to_vec(),
-            used: shard.used as usize,
+            used: shard.slots.iter().filter(|slot| slot.key != 0).count(),
             stale_sets: false,
         })
     })
@@ -534,7 +532,6 @@ impl OpenShard {
         Shard {
             slots: self.slots.into(),
             sets: self.sets.into(),
-            used: self.used as u32,
         }
     }
 

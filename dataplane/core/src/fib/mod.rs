@@ -106,7 +106,12 @@ impl Fib {
         }
         next.apply_edge(delta);
         next.apply_identities(delta);
-        Ok(next)
+        let dangling = check::removes(&next, delta);
+        if dangling.is_empty() {
+            Ok(next)
+        } else {
+            Err(dangling)
+        }
     }
 
     /// Policy groups, transit routes and neighbours: few, and what the other entries refer to.

@@ -215,6 +215,41 @@ fn an_entry_may_stand_once() {
 }
 
 #[test]
+fn nothing_is_removed_that_an_entry_still_names() {
+    let neighbour = Entry::Neighbour(NeighbourEntry {
+        router: router(2),
+        name: "r2".into(),
+        uri: "spiffe://d/router/r2".into(),
+        address: String::new(),
+        dial: false,
+        cost: 1,
+    });
+    let route = Entry::Transit(TransitEntry {
+        router: router(3),
+        next_hops: vec![],
+        alternates: vec![router(2)],
+    });
+    let agent = identity("spiffe://d/x", 1, 1);
+    let all = vec![
+        policy(1, vec![]),
+        neighbour.clone(),
+        agent.clone(),
+        route.clone(),
+    ];
+    let fib = empty().apply(&snapshot(all)).unwrap();
+    let named = vec![EntryKey::Policy(1), neighbour.key()];
+    let rejected = fib
+        .apply(&after(&fib, vec![], named.clone()))
+        .err()
+        .unwrap();
+    let keys: Vec<_> = rejected.iter().filter_map(|r| r.key.clone()).collect();
+    assert_eq!(keys, named);
+    let with_users = [named, vec![agent.key(), route.key()]].concat();
+    let fib = fib.apply(&after(&fib, vec![], with_users)).unwrap();
+    assert_eq!(fib.entries().count(), 0);
+}
+
+#[test]
 fn a_delta_fits_its_base_and_goes_forward() {
     let fib = empty().apply(&snapshot(vec![])).unwrap();
     let mut delta = after(&fib, vec![], vec![]);

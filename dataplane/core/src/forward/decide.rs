@@ -9,7 +9,7 @@ use caplane_wire::{
 };
 
 use super::Forwarder;
-use super::local::LocalMember;
+use super::local::{Here, LocalMember};
 use super::peers::{Instance, PeerIdx, Role};
 use crate::choice::{least_of_two, rendezvous};
 use crate::fib::{Member, Policy};
@@ -318,7 +318,7 @@ impl Forwarder {
                 let Some(view) = self.fib.class_view(owner, label) else {
                     // An instance attached while the controller is away is not in the table yet.
                     if !elsewhere {
-                        if let Some(target) = self.local_class(owner, label, exact, key) {
+                        if let Some(target) = self.local_class((owner, label, exact), key) {
                             if self.may_match(asker, (owner, label), (tenant, requested)) {
                                 return Ok(target);
                             }
@@ -353,30 +353,37 @@ impl Forwarder {
     fn class_member(
         &self,
         members: &[Member],
-        (owner, label, exact): (u32, Label, bool),
+        class: (u32, Label, bool),
         key: Key,
         elsewhere: bool,
     ) -> Option<Target> {
         let this = self.fib.router();
-        let local = || match exact {
-            true => self.local.subtree(owner, label),
-            false => self.local.own(owner, label),
-        };
+        // The common case: one egress router, and it is this one.
+        if let [Member { router, .. }] = members {
+            if *router == this {
+                return if elsewhere {
+                    None
+                } else {
+                    self.local_class(class, key)
+                };
+            }
+        }
         let alive = |member: &Member| match member.router == this {
-            true => !elsewhere && !local().is_empty(),
+            true => !elsewhere && self.local_class(class, key).is_some(),
             false => self.routes.reaches(member.router),
         };
         match self.pick_router(members, key, alive) {
-            Some(router) if router == this => self.pick_here(local(), key).map(Target::Here),
+            Some(router) if router == this => self.local_class(class, key),
             Some(router) => Some(Target::Router(router)),
             // The table does not name this router, or names nobody alive.
-            None if !elsewhere => self.pick_here(local(), key).map(Target::Here),
+            None if !elsewhere => self.local_class(class, key),
             None => None,
         }
     }
 
-    /// Attached members of a class the table does not hold.
-    fn local_class(&self, owner: u32, label: Label, exact: bool, key: Key) -> Option<Target> {
+    /// An attached member of a class at one level: anything below counts where it is `exact`.
+    #[inline]
+    fn local_class(&self, (owner, label, exact): (u32, Label, bool), key: Key) -> Option<Target> {
         let members = match exact {
             true => self.local.subtree(owner, label),
             false => self.local.own(owner, label),
@@ -397,13 +404,12 @@ impl Forwarder {
         loop {
             let exact = label == requested;
             for owner in owners(tenant) {
-                let members = match exact {
-                    true => self.local.subtree(owner, label),
-                    false => self.local.own(owner, label),
+                let class = (owner, label, exact);
+                let Some(Target::Here(peer)) = self.local_class(class, key) else {
+                    continue;
                 };
-                if !members.is_empty() && self.may_match(asker, (owner, label), (tenant, requested))
-                {
-                    return self.pick_here(members, key);
+                if self.may_match(asker, (owner, label), (tenant, requested)) {
+                    return Some(peer);
                 }
             }
             label = label.parent()?;
@@ -579,7 +585,12 @@ impl Forwarder {
     }
 
     #[inline]
-    fn pick_here(&self, members: &[LocalMember], key: Key) -> Option<PeerIdx> {
+    fn pick_here(&self, here: Here<'_>, key: Key) -> Option<PeerIdx> {
+        let members = match here {
+            Here::Nobody => return None,
+            Here::One(peer) => return Some(peer),
+            Here::Many(members) => members,
+        };
         let name = |member: &LocalMember| (member.label.bits(), member.weight);
         let load = |member: &LocalMember| self.load(member.peer, key.class);
         self.pick(members, key, name, |_| true, load)

@@ -21,12 +21,37 @@ pub(super) struct LocalMember {
 struct LocalClass {
     own: Vec<LocalMember>,
     subtree: Vec<LocalMember>,
+    /// Place in `LocalTable::lists` of a set of several, kept for its next use; 0 = none yet.
+    lists: [u32; 2],
 }
+
+/// Who serves a label here.
+#[derive(Clone, Copy)]
+pub(super) enum Here<'a> {
+    Nobody,
+    One(PeerIdx),
+    Many(&'a [LocalMember]),
+}
+
+/// What a message reads of a class: own and subtree set. 0 = nobody, top bit = the only member's peer, else
+/// the place of the members in `LocalTable::lists`.
+#[derive(Clone, Copy, Default)]
+struct Packed {
+    own: u32,
+    subtree: u32,
+}
+
+const ONE: u32 = 1 << 31;
 
 /// The attached instances by what they answer to.
 #[derive(Default)]
 pub(super) struct LocalTable {
-    /// Packed `tenant << 32 | label`.
+    /// Packed `tenant << 32 | label`; 16 bytes an entry, since every message here reads one.
+    packed: MixMap<u64, Packed>,
+    lists: Vec<Vec<LocalMember>>,
+    /// Lists that nobody uses.
+    free: Vec<u32>,
+    /// What `packed` is made from.
     classes: MixMap<u64, LocalClass>,
     /// Instance label.
     instances: MixMap<u32, PeerIdx>,
@@ -42,16 +67,68 @@ fn pack(tenant: u32, label: Label) -> u64 {
 impl LocalTable {
     /// Members granted the class itself or anything below it.
     #[inline]
-    pub fn subtree(&self, tenant: u32, label: Label) -> &[LocalMember] {
-        let class = self.classes.get(&pack(tenant, label));
-        class.map_or(&[], |class| &class.subtree)
+    pub fn subtree(&self, tenant: u32, label: Label) -> Here<'_> {
+        match self.packed.get(&pack(tenant, label)) {
+            Some(packed) => self.here(packed.subtree),
+            None => Here::Nobody,
+        }
     }
 
     /// Members granted exactly the class.
     #[inline]
-    pub fn own(&self, tenant: u32, label: Label) -> &[LocalMember] {
-        let class = self.classes.get(&pack(tenant, label));
-        class.map_or(&[], |class| &class.own)
+    pub fn own(&self, tenant: u32, label: Label) -> Here<'_> {
+        match self.packed.get(&pack(tenant, label)) {
+            Some(packed) => self.here(packed.own),
+            None => Here::Nobody,
+        }
+    }
+
+    #[inline]
+    fn here(&self, packed: u32) -> Here<'_> {
+        match packed {
+            0 => Here::Nobody,
+            one if one & ONE != 0 => Here::One(PeerIdx(one & !ONE)),
+            at => Here::Many(&self.lists[at as usize]),
+        }
+    }
+
+    /// Makes `packed` say what `classes` says.
+    fn repack(&mut self, key: u64) {
+        let Some(class) = self.classes.get_mut(&key) else {
+            self.packed.remove(&key);
+            return;
+        };
+        if self.lists.is_empty() {
+            self.lists.push(Vec::new());
+        }
+        let mut packed = [0; 2];
+        for (at, members) in [&class.own, &class.subtree].into_iter().enumerate() {
+            packed[at] = match &members[..] {
+                [] => 0,
+                [one] => ONE | one.peer.0,
+                several => {
+                    if class.lists[at] == 0 {
+                        class.lists[at] = self.free.pop().unwrap_or_else(|| {
+                            self.lists.push(Vec::new());
+                            self.lists.len() as u32 - 1
+                        });
+                    }
+                    let list = &mut self.lists[class.lists[at] as usize];
+                    list.clear();
+                    list.extend_from_slice(several);
+                    class.lists[at]
+                }
+            };
+        }
+        let [own, subtree] = packed;
+        if subtree == 0 {
+            self.free
+                .extend(class.lists.into_iter().filter(|list| *list != 0));
+            self.classes.remove(&key);
+            self.packed.remove(&key);
+        } else {
+            self.packed.insert(key, Packed { own, subtree });
+        }
     }
 
     #[inline]
@@ -60,10 +137,11 @@ impl LocalTable {
     }
 
     #[inline]
-    pub fn agent(&self, any_instance: Label) -> &[LocalMember] {
-        self.agents
-            .get(&any_instance.bits())
-            .map_or(&[], Vec::as_slice)
+    pub fn agent(&self, any_instance: Label) -> Here<'_> {
+        match self.agents.get(&any_instance.bits()) {
+            Some(members) => Here::Many(members),
+            None => Here::Nobody,
+        }
     }
 
     #[inline]
@@ -101,20 +179,20 @@ impl LocalTable {
     /// once, with the largest of their weights.
     pub fn serve(&mut self, peer: PeerIdx, label: Label, identity: &IdentityEntry) {
         for grant in &identity.classes {
+            let weight = grant.weight;
             let member = LocalMember {
                 peer,
                 label,
-                weight: grant.weight,
+                weight,
             };
-            let class = self
-                .classes
-                .entry(pack(grant.tenant, grant.label))
-                .or_default();
-            add(&mut class.own, member);
-            add(&mut class.subtree, member);
-            for above in grant.label.ancestors() {
-                let class = self.classes.entry(pack(grant.tenant, above)).or_default();
+            for at in core::iter::once(grant.label).chain(grant.label.ancestors()) {
+                let key = pack(grant.tenant, at);
+                let class = self.classes.entry(key).or_default();
+                if at == grant.label {
+                    add(&mut class.own, member);
+                }
                 add(&mut class.subtree, member);
+                self.repack(key);
             }
         }
         for group in &identity.groups {
@@ -135,9 +213,7 @@ impl LocalTable {
                 };
                 class.own.retain(|member| member.peer != peer);
                 class.subtree.retain(|member| member.peer != peer);
-                if class.subtree.is_empty() {
-                    self.classes.remove(&key);
-                }
+                self.repack(key);
             }
         }
         if !groups {

@@ -347,7 +347,8 @@ fn blocking_ends_with_the_peer_that_was_waited_for() {
         header.payload_len = 60_000;
     });
     let mut data = BytesMut::new();
-    loop {
+    for sent in 0.. {
+        assert!(sent < 1_000, "never blocked");
         data.extend_from_slice(&message.bytes());
         let progress = bed
             .forwarder
@@ -385,7 +386,7 @@ fn in_the_fabric_nothing_waits() {
 fn seven_goes_first_and_the_others_share_by_priority() {
     let mut bed = bed();
     let priority = |n: usize| TrafficClass::from_index(2 * n);
-    for _ in 0..200 {
+    for _ in 0..150 {
         for n in [0, 3, 6] {
             let class = priority(n);
             let big = to("class:7.1").set(|header| {
@@ -412,7 +413,7 @@ fn seven_goes_first_and_the_others_share_by_priority() {
     assert!((9..=15).contains(&shares[0]), "{shares:?}");
     assert!((42..=54).contains(&shares[1]), "{shares:?}");
     assert!((78..=90).contains(&shares[2]), "{shares:?}");
-    assert_eq!(order.len(), 601);
+    assert_eq!(order.len(), 451);
 }
 
 #[test]

@@ -1,7 +1,5 @@
-//! What one message costs in core: header check, table lookup, policy, choice, header edit and enqueue, and the
-//! dequeue of its slice. 10,000 distinct labels and flows, 64-byte messages, as the speed bars ask.
-//!
-//! `cargo bench -p caplane-core --bench forward`; each figure is the time of [`BATCH`] messages.
+//! The load of the speed bars: 10,000 distinct labels and flows, 64-byte messages, slabs full of them.
+//! Shared by the bench and by the test that holds the bar.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -12,35 +10,34 @@ use caplane_core::fib::*;
 use caplane_core::forward::{PeerKey, PeerRole};
 use caplane_core::{Fib, Forwarder, Now};
 use caplane_wire::{HeaderRepr, Label, TrafficClass};
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
-const LABELS: usize = 10_000;
+pub const LABELS: usize = 10_000;
 /// Messages of one call: what 256 KiB of slab hold.
-const BATCH: usize = 4_096;
-const CLASS: TrafficClass = TrafficClass::from_index(4);
-const NOW: Now = Now {
+pub const BATCH: usize = 4_096;
+pub const CLASS: TrafficClass = TrafficClass::from_index(4);
+pub const NOW: Now = Now {
     mono: Duration::from_secs(1),
     unix_us: 1,
 };
 
-fn router(number: u32) -> Label {
+pub fn router(number: u32) -> Label {
     Label::router(number).unwrap()
 }
 
-fn class(n: usize) -> Label {
+pub fn class(n: usize) -> Label {
     Label::class(1 + (n / 1_000) as u16, 1 + (n % 1_000) as u16, 0).unwrap()
 }
 
-fn peer(slot: u32) -> PeerKey {
+pub fn peer(slot: u32) -> PeerKey {
     PeerKey { worker: 0, slot }
 }
 
-fn agent(number: u32, instance: u8) -> Label {
+pub fn agent(number: u32, instance: u8) -> Label {
     Label::agent(number, instance).unwrap()
 }
 
 /// Router 1. Agent 1 asks; `receivers` agents serve the classes in turn, or router 2 does.
-fn table(labels: usize, receivers: usize, remote: bool) -> Fib {
+pub fn table(labels: usize, receivers: usize, remote: bool) -> Fib {
     let allow = vec![Allow {
         tenant: 1,
         label: Label::NONE,
@@ -118,7 +115,7 @@ fn table(labels: usize, receivers: usize, remote: bool) -> Fib {
     }
 }
 
-fn forwarder(receivers: usize, remote: bool) -> Forwarder {
+pub fn forwarder(receivers: usize, remote: bool) -> Forwarder {
     let fib = Arc::new(table(LABELS, receivers, remote));
     let mut forwarder = Forwarder::new(Default::default(), fib);
     for number in 1..=receivers as u32 + 1 {
@@ -135,7 +132,7 @@ fn forwarder(receivers: usize, remote: bool) -> Forwarder {
 }
 
 /// Slabs of 64-byte messages, every label and flow in a scattered order; `label` is what is switched on.
-fn slabs(label: impl Fn(usize) -> Label) -> Vec<Vec<u8>> {
+pub fn slabs(label: impl Fn(usize) -> Label) -> Vec<Vec<u8>> {
     let slab = |slab: usize| {
         let message = |at: usize| {
             let n = (slab * BATCH + at) * 7_919 % LABELS;
@@ -160,7 +157,7 @@ fn slabs(label: impl Fn(usize) -> Label) -> Vec<Vec<u8>> {
 }
 
 /// One slab through the forwarder and out again.
-fn pass(forwarder: &mut Forwarder, from: u32, mut data: BytesMut) -> usize {
+pub fn pass(forwarder: &mut Forwarder, from: u32, mut data: BytesMut) -> usize {
     let progress = forwarder.lane(NOW, peer(from), 0, CLASS, &mut data);
     assert_eq!(progress.map(|progress| progress.messages), Ok(BATCH as u32));
     let mut sent = 0;
@@ -172,85 +169,7 @@ fn pass(forwarder: &mut Forwarder, from: u32, mut data: BytesMut) -> usize {
     sent
 }
 
-fn measure(
-    c: &mut Criterion,
-    name: &str,
-    mut forwarder: Forwarder,
-    from: u32,
-    slabs: Vec<Vec<u8>>,
-) {
-    let mut group = c.benchmark_group("forward_4096_messages_of_64_bytes");
-    group.throughput(Throughput::Elements(BATCH as u64));
-    let mut next = (0..slabs.len()).cycle();
-    group.bench_function(name, |b| {
-        b.iter_batched(
-            || BytesMut::from(&slabs[next.next().unwrap()][..]),
-            |data| pass(&mut forwarder, from, data),
-            BatchSize::LargeInput,
-        );
-    });
-    group.finish();
-    let counters = forwarder.counters();
-    assert_eq!((counters.imbalance(), counters.dropped_total()), (0, 0));
-    assert_eq!(counters.copied_bytes, 0);
-}
-
-fn forward(c: &mut Criterion) {
-    measure(
-        c,
-        "one router, 1 receiver",
-        forwarder(1, false),
-        1,
-        slabs(class),
-    );
-    measure(
-        c,
-        "one router, 10 receivers",
-        forwarder(10, false),
-        1,
-        slabs(class),
-    );
-    measure(
-        c,
-        "ingress to another router",
-        forwarder(1, true),
-        1,
-        slabs(class),
-    );
-    measure(
-        c,
-        "egress from another router",
-        forwarder(1, false),
-        0,
-        slabs(|_| router(1)),
-    );
-}
-
-/// Table lookups of random labels out of a million.
-fn lookup(c: &mut Criterion) {
-    let labels = 1_000_000;
-    let fib = table_of(labels);
-    let mut state = 1u64;
-    let mut group = c.benchmark_group("lookup_1M_labels_batch_of_32");
-    group.throughput(Throughput::Elements(32));
-    group.bench_function("exact", |b| {
-        b.iter(|| {
-            let mut found = 0;
-            for _ in 0..32 {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                let n = (state >> 33) as usize % labels;
-                let (tenant, label) = million(n);
-                found += usize::from(fib.serves(tenant, label));
-            }
-            assert_eq!(found, 32);
-        });
-    });
-    group.finish();
-}
-
-fn million(n: usize) -> (u32, Label) {
+pub fn million(n: usize) -> (u32, Label) {
     let label = Label::class(
         1 + (n % 10) as u16,
         1 + (n / 10 % 100) as u16,
@@ -259,7 +178,7 @@ fn million(n: usize) -> (u32, Label) {
     (1 + (n / 1_000_000) as u32, label.unwrap())
 }
 
-fn table_of(labels: usize) -> Fib {
+pub fn table_of(labels: usize) -> Fib {
     let upserts = (0..labels).map(|n| {
         let (tenant, label) = million(n);
         let members = vec![Egress {
@@ -283,37 +202,3 @@ fn table_of(labels: usize) -> Fib {
         Err(rejections) => panic!("{}", rejections[0]),
     }
 }
-
-/// A delta of 1,000 scattered entries on a table of a million.
-fn delta(c: &mut Criterion) {
-    let fib = table_of(1_000_000);
-    let upserts = (0..1_000).map(|n| {
-        let (tenant, label) = million(n * 997);
-        let members = vec![Egress {
-            router: router(9),
-            weight: 50,
-        }];
-        Entry::Class(ClassEntry {
-            tenant,
-            label,
-            own: members.clone(),
-            subtree: members,
-        })
-    });
-    let delta = Delta {
-        base: Generation(1),
-        generation: Generation(2),
-        upserts: upserts.collect(),
-        removes: vec![],
-    };
-    c.bench_function("delta_1000_of_1M", |b| {
-        b.iter(|| fib.apply(&delta).map(|fib| fib.labels()))
-    });
-}
-
-criterion_group! {
-    name = benches;
-    config = Criterion::default().sample_size(40).measurement_time(Duration::from_secs(3));
-    targets = forward, lookup, delta
-}
-criterion_main!(benches);
