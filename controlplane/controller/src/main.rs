@@ -1,126 +1,191 @@
-//! `caplane-controller`: reads its configuration, serves until SIGTERM.
+//! `caplane-controller`: arguments, logs and signals around [`caplane_controller::service`].
 
-use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use caplane_controller::config::ControllerConfig;
 use caplane_controller::knowledge::Knowledge;
-use caplane_controller::{service, tls};
-use clap::{Parser, Subcommand};
+use caplane_controller::service::{self, Running};
+use caplane_controller::tls;
+use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
-/// Caplane's controller: keeps who serves what, compiles it into forwarding tables and pushes
-/// them to routers.
-///
-/// Everything it knows is set and read through its northbound gRPC API (the `caplane` command is
-/// a client of it) and survives restarts in one redb file. Both listeners demand client
-/// certificates; `caplane pki` makes development ones.
-#[derive(Parser)]
-#[command(version, after_help = EXAMPLES)]
-struct Arguments {
-    /// The configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Log lines as JSON.
-    #[arg(long)]
-    log_json: bool,
-    #[command(subcommand)]
-    action: Option<Action>,
-}
-
-#[derive(Subcommand)]
-enum Action {
-    /// Check the configuration and every file it names, then exit: 0 = good, 2 = not.
-    Check,
-}
-
-const EXAMPLES: &str = r#"A configuration:
+const EXAMPLE: &str = r#"A small controller.toml:
 
   name = "c1"
-  listen_northbound = "127.0.0.1:7400"      # operators; port 0 = any free one
-  listen_southbound = "0.0.0.0:7401"        # routers
-  state_dir = "/var/lib/caplane/controller" # controller.redb and addresses.json
+  listen_northbound = "127.0.0.1:7442"      # operators, orchestrators; port 0 = any free one
+  listen_southbound = "0.0.0.0:7443"        # routers
+  state_dir = "/var/lib/caplane/controller" # controller.redb, addresses.json
   operators = ["spiffe://caplane.local/operator/*"]
 
-  [credentials]
+  [credentials]                             # made by `caplane pki`, or your own CA
   chain = "controller-c1.pem"
   key = "controller-c1-key.pem"
   trust = [{ domain = "caplane.local", roots = "ca.pem" }]
 
-Relative paths start at the file's own folder. Once both listeners are up the log says
-event="ready" and <state_dir>/addresses.json holds the bound addresses.
+Relative paths are relative to the file. Once both listeners are up the log says
+event="ready" and <state_dir>/addresses.json holds the bound addresses. Then register
+a router with `caplane router add` and start it. SIGTERM ends open calls within
+timers.drain_period_ms (5 s); a second one ends at once.
 
-Environment:
-  RUST_LOG   what is logged, for example "info,caplane_controller=debug" (default "info")
+CAPLANE_LOG chooses what is logged ("info", "caplane_controller=debug").
 
-Exit status: 0 stopped by SIGTERM or SIGINT, 1 failed while running, 2 could not start."#;
+Exit codes: 0 ended as asked, 1 a failure while running, 2 wrong arguments,
+configuration or start-up."#;
+
+/// Keeps which agents serve what, compiles it into forwarding tables, and pushes them to routers.
+///
+/// All it knows is set and read through its gRPC API (the `caplane` command is a client of it)
+/// and survives restarts in one file. Every connection needs a client certificate.
+#[derive(Parser)]
+#[command(name = "caplane-controller", version, after_help = EXAMPLE, subcommand_negates_reqs = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Task>,
+
+    /// Configuration file (TOML)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CAPLANE_CONTROLLER_CONFIG",
+        required = true
+    )]
+    config: Option<PathBuf>,
+
+    /// End at once when standard input ends: for a parent process that may die
+    #[arg(long)]
+    exit_with_stdin: bool,
+
+    /// Form of the log lines on standard error
+    #[arg(long, value_enum, default_value = "text", env = "CAPLANE_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check a configuration file and the files it names, and say what is in force
+    CheckConfig {
+        /// Configuration file (TOML)
+        #[arg(long, value_name = "FILE", env = "CAPLANE_CONTROLLER_CONFIG")]
+        config: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter);
-    if arguments.log_json {
-        log.json().init();
-    } else {
-        log.init();
-    }
-    let outcome = match arguments.action {
-        Some(Action::Check) => check(&arguments),
-        None => serve(&arguments),
-    };
-    match outcome {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("caplane-controller: {error:#}");
-            ExitCode::from(2)
+    let outcome = match arguments.command {
+        Some(Task::CheckConfig { config }) => check_config(&config),
+        None => {
+            start_log(arguments.log_format);
+            let config = arguments
+                .config
+                .expect("clap requires --config when there is no subcommand");
+            run(&config, arguments.exit_with_stdin)
         }
-    }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("caplane-controller: {error:#}");
+        ExitCode::from(2)
+    })
 }
 
-fn check(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = ControllerConfig::load(&arguments.config)?;
+fn check_config(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = ControllerConfig::load(path)?;
     tls::server_config(&config.credentials)?;
     let knowledge = Knowledge::load(&config.taxonomy)?;
     println!(
-        "{}: good; {} classes, store {}",
-        arguments.config.display(),
+        "{}: no faults, {} classes. In force:\n{config:#?}",
+        path.display(),
         knowledge.taxonomy().len(),
-        config.store.path.display()
     );
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = ControllerConfig::load(&arguments.config)?;
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("CAPLANE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn run(path: &Path, exit_with_stdin: bool) -> anyhow::Result<ExitCode> {
+    let config = ControllerConfig::load(path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    let code = runtime.block_on(async {
         let mut running = service::start(&config).await?;
-        let broken = tokio::select! {
-            _ = terminate.recv() => false,
-            _ = interrupt.recv() => false,
-            () = running.broken() => true,
-        };
-        if broken {
-            tracing::error!(
-                event = "commit_thread_broken",
-                "see the panic above; ending"
-            );
-            return Ok(ExitCode::FAILURE);
+        let ended = until_asked(&mut running, exit_with_stdin).await?;
+        match ended {
+            Ended::Broken => {
+                tracing::error!(event = "commit_thread_broken", "see the panic above");
+                return Ok(ExitCode::FAILURE);
+            }
+            Ended::AtOnce => return Ok(ExitCode::SUCCESS),
+            Ended::Asked => {}
         }
         tracing::info!(event = "stopping", name = config.name);
-        running.stop().await;
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        tokio::select! {
+            () = running.stop() => {}
+            _ = terminate.recv() => {}
+        }
         tracing::info!(event = "stopped", name = config.name);
-        Ok(ExitCode::SUCCESS)
-    })
+        Ok::<_, anyhow::Error>(ExitCode::SUCCESS)
+    });
+    // What did not end within the drain period is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+/// Why the controller is to end.
+enum Ended {
+    /// By a signal.
+    Asked,
+    /// Its parent is gone.
+    AtOnce,
+    /// The commit thread broke.
+    Broken,
+}
+
+async fn until_asked(running: &mut Running, exit_with_stdin: bool) -> anyhow::Result<Ended> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let mut stdin_ended = stdin_watch(exit_with_stdin);
+    tokio::select! {
+        _ = terminate.recv() => Ok(Ended::Asked),
+        _ = interrupt.recv() => Ok(Ended::Asked),
+        () = running.broken() => Ok(Ended::Broken),
+        Ok(()) = &mut stdin_ended => Ok(Ended::AtOnce),
+    }
+}
+
+/// Resolves to `Ok` when standard input ends, and never so when that is not asked for.
+fn stdin_watch(asked: bool) -> oneshot::Receiver<()> {
+    let (sender, receiver) = oneshot::channel();
+    if !asked {
+        return receiver;
+    }
+    std::thread::spawn(move || {
+        let mut sink = [0; 256];
+        while std::io::stdin().read(&mut sink).is_ok_and(|n| n > 0) {}
+        let _ = sender.send(());
+    });
+    receiver
 }

@@ -95,6 +95,50 @@ async fn each_bad_certificate_is_refused_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reflection_and_health_answer_operators() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    let controller = Controller::start();
+    let leaf = Leaf::of("spiffe://caplane.local/operator/ada");
+    let channel = controller
+        .connect(
+            &controller.addresses().northbound,
+            Some(controller.authority.issue(&leaf)),
+        )
+        .await
+        .expect("connected");
+    let health = HealthClient::new(channel.clone())
+        .check(HealthCheckRequest {
+            service: "caplane.v1.Northbound".into(),
+        })
+        .await
+        .expect("answered")
+        .into_inner();
+    assert_eq!(health.status, 1, "serving");
+
+    let question = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::once(question))
+        .await
+        .expect("answered")
+        .into_inner();
+    let answer = answers.message().await.expect("read").expect("one");
+    let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else {
+        panic!("no list");
+    };
+    let names: Vec<_> = services.service.iter().map(|s| s.name.as_str()).collect();
+    assert!(names.contains(&"caplane.v1.Northbound"), "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_good_certificate_is_not_enough() {
     let controller = Controller::start();
     let authority = &controller.authority;
@@ -119,9 +163,9 @@ fn a_wrong_configuration_is_told_with_its_place() {
     let config = controller.config();
     let run = || {
         std::process::Command::new(env!("CARGO_BIN_EXE_caplane-controller"))
+            .arg("check-config")
             .arg("--config")
             .arg(&config)
-            .arg("check")
             .output()
             .expect("runs")
     };
@@ -135,4 +179,20 @@ fn a_wrong_configuration_is_told_with_its_place() {
         told.contains("controller.toml:2:1: unknown field `nam`"),
         "{told}"
     );
+}
+
+#[test]
+fn it_ends_with_its_parent_when_told_to() {
+    let mut controller = Controller::start();
+    assert_eq!(controller.terminate(), Some(0), "{}", controller.log());
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_caplane-controller"))
+        .arg("--config")
+        .arg(controller.config())
+        .arg("--exit-with-stdin")
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("starts");
+    drop(child.stdin.take());
+    assert_eq!(child.wait().expect("reaped").code(), Some(0));
 }

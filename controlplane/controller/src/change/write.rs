@@ -184,7 +184,7 @@ fn grant(
 ) -> Result<(), Refusal> {
     let there = tx.rib.grant(agent, &class.path).is_some();
     let shown = format!("{agent} {}", class.path);
-    expect(action, there, "class_path", &shown, "caplane agent show")?;
+    expect(action, there, "class_path", &shown, "caplane grant list")?;
     if action == Action::Delete {
         let key = ObjectKey::Grant(agent.to_owned(), class.path.clone());
         tx.rib.remove(&key);
@@ -379,7 +379,7 @@ fn permission(
     let to_id = tenant_id(tx.rib, "to", to)?;
     let there = tx.rib.permission(from_id, to_id, &class.path).is_some();
     let shown = format!("{from} {to} {}", class.path);
-    expect(action, there, "from", &shown, "caplane tenant list")?;
+    expect(action, there, "from", &shown, "caplane permission list")?;
     if action == Action::Delete {
         let key = ObjectKey::Permission(from_id, to_id, class.path.clone());
         tx.rib.remove(&key);
@@ -402,7 +402,7 @@ fn group(
     agents: &[String],
 ) -> Result<(), Refusal> {
     let there = tx.rib.group(name).map(|group| group.number);
-    expect(action, there.is_some(), "name", name, "caplane group list")?;
+    expect(action, there.is_some(), "name", name, "Read GROUP")?;
     if action == Action::Delete {
         tx.rib.remove(&ObjectKey::Group(name.to_owned()));
         return Ok(());

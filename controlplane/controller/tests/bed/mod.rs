@@ -156,7 +156,7 @@ trust = [{{ domain = "caplane.local", roots = "ca.pem" }}]
         let child = Command::new(env!("CARGO_BIN_EXE_caplane-controller"))
             .arg("--config")
             .arg(self.config())
-            .env("RUST_LOG", "info")
+            .env("CAPLANE_LOG", "info")
             .stderr(Stdio::from(log))
             .spawn()
             .expect("the controller starts");
