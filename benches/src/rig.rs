@@ -227,6 +227,9 @@ impl Rig {
     fn start_router(&mut self, n: usize, issued: &Issued, program: &Path) -> Result<(), RigError> {
         let failed = |what| move |e| RigError::Io(what, e);
         let name = router_name(n);
+        // It learns its label as its session opens; the rest follows when all routers are there.
+        self.controller
+            .set_table(&name, Table::new(router_label(n)));
         let folder = self.folder.path().join(&name);
         issued.write(&folder, "router", Overwrite::Refuse)?;
         fs::write(folder.join("roots.pem"), &self.roots_pem).map_err(failed("roots.pem"))?;

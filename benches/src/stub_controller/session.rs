@@ -39,6 +39,8 @@ impl Southbound for Service {
             router,
             outgoing,
             held: None,
+            offered: None,
+            refused: None,
             nonce: 0,
         };
         tokio::spawn(async move {
@@ -77,8 +79,12 @@ struct Session {
     state: Arc<State>,
     router: String,
     outgoing: mpsc::Sender<Result<ControllerMessage, Status>>,
-    /// What the router holds by now: every update is answered or the session fails.
+    /// What the router accepted last.
     held: Option<(Table, u64)>,
+    /// What it was sent and has not answered; the next update waits for that.
+    offered: Option<(Table, u64)>,
+    /// Generation it refused last: not offered again.
+    refused: Option<u64>,
     nonce: u64,
 }
 
@@ -143,18 +149,18 @@ impl Session {
         Ok(wakes)
     }
 
-    /// Sends what the router does not hold yet.
+    /// Sends what the router does not hold yet, once it has answered what it was sent before.
     async fn push(&mut self) -> Result<(), Status> {
+        if self.offered.is_some() {
+            return Ok(());
+        }
         let (table, generation) = {
             let book = self.state.book();
             let view = &book.routers[&self.router];
             (view.table.clone(), view.generation)
         };
-        if self
-            .held
-            .as_ref()
-            .is_some_and(|(_, held)| *held == generation)
-        {
+        let held = self.held.as_ref().map(|(_, held)| *held);
+        if held == Some(generation) || self.refused == Some(generation) {
             return Ok(());
         }
         self.nonce += 1;
@@ -162,13 +168,16 @@ impl Session {
         for part in table.update(before, generation, self.nonce) {
             self.send(Down::Update(part)).await?;
         }
-        self.held = Some((table, generation));
+        self.offered = Some((table, generation));
         Ok(())
     }
 
     async fn answer(&mut self, message: RouterMessage) -> Result<(), Status> {
         match message.message {
-            Some(Up::Answer(answer)) => self.table_answer(answer),
+            Some(Up::Answer(answer)) => {
+                self.table_answer(answer);
+                self.push().await?;
+            }
             Some(Up::Live(live)) => {
                 self.note(|view| view.live = Some((live.generation, live.took_us)));
             }
@@ -206,9 +215,11 @@ impl Session {
             .iter()
             .map(|rejected| format!("{:?}: {}", rejected.key, rejected.reason))
             .collect();
-        if !reasons.is_empty() {
-            // The next push is a snapshot again.
-            self.held = None;
+        let offered = self.offered.take();
+        if reasons.is_empty() {
+            self.held = offered;
+        } else {
+            self.refused = offered.map(|(_, generation)| generation);
         }
         self.note(|view| {
             if reasons.is_empty() {
