@@ -6,6 +6,7 @@ use std::sync::Arc;
 use quiche::{ConnectionId, Header, RetryConnectionIds, Type};
 
 use crate::cid::{self, CID_LEN};
+use crate::config::EndpointConfig;
 use crate::connection::Connection;
 use crate::dispatch::Core;
 use crate::error::{EndpointError, RefuseReason};
@@ -180,7 +181,7 @@ impl Core {
             true => &mut self.dialling,
             false => &mut self.accepting,
         };
-        quic.set_max_send_udp_payload_size(fits);
+        EndpointConfig::apply_size(quic, fits);
     }
 
     fn reply(&mut self, to: SocketAddr, write: impl FnOnce(&mut [u8]) -> quiche::Result<usize>) {

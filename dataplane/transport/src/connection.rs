@@ -71,7 +71,15 @@ pub(crate) struct Connection {
     searching: bool,
     /// Packets are kept to [`UDP_PAYLOAD_MIN`] whatever QUIC believes, until its search has come to an end.
     clamped: bool,
+    /// Nothing was sent since the connection came up.
+    fresh: bool,
+    /// Packets built since the connection began to close.
+    goodbyes: u32,
 }
+
+/// Packets built for a closing connection: one carries the goodbye, the others are for epochs that QUIC still serves first.
+/// QUIC 0.30 can repeat an acknowledgement of the handshake without end when an application closes before HANDSHAKE_DONE came.
+const GOODBYES_MAX: u32 = 8;
 
 /// What the search for black holes remembers.
 struct LossWatch {
@@ -143,6 +151,8 @@ impl Connection {
             },
             searching: config.pmtud,
             clamped: false,
+            fresh: true,
+            goodbyes: 0,
         }
     }
 
@@ -265,8 +275,15 @@ impl Connection {
 
     /// Builds the next packet; its length and destination.
     pub(crate) fn build(&mut self, room: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        if self.clamped {
-            // What is left for the whole room then is a probe, and that is wanted: the search must go on.
+        if self.state == State::Closing {
+            self.goodbyes += 1;
+            if self.goodbyes > GOODBYES_MAX {
+                return None;
+            }
+        }
+        if self.clamped || self.fresh {
+            // What is left for the whole room then is a probe, and that is wanted: the search must go on. And the first
+            // packet after a handshake must carry HANDSHAKE_DONE, not a probe.
             let small = room.len().min(UDP_PAYLOAD_MIN);
             if let Some(built) = self.build_within(&mut room[..small]) {
                 return Some(built);
@@ -289,6 +306,7 @@ impl Connection {
 
     /// To be called after packets were built.
     pub(crate) fn sent(&mut self, now: Instant) {
+        self.fresh &= !self.is_up();
         if self.owed_since.is_none() && self.is_up() && self.tx.unacknowledged() {
             self.owed_since = Some(now);
         }

@@ -1,0 +1,284 @@
+//! What a hop costs in this crate alone: lanes in, headers walked in place, lanes out, all over loopback.
+//!
+//! `cargo bench -p caplane-transport [-- SECONDS]` prints, per packet size and message size, the processor time that the
+//! hop's thread spends per message and per packet; then what a handshake costs with and without the hybrid key exchange.
+//! A sender, a hop and a receiver run on three threads; processor time is the hop's own (`/proc/thread-self/schedstat`), so
+//! that neither the number of cores nor the other two threads matter much.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use caplane_transport::{Endpoint, EndpointConfig, Event, LaneTx, PeerId};
+use caplane_wire::{LANE_MESSAGE_MAX, message_len};
+use support::{CLASS, Ca, message, uri, v4};
+
+fn main() {
+    let seconds = std::env::args()
+        .filter_map(|argument| argument.parse().ok())
+        .next()
+        .unwrap_or(2.0);
+    if seconds > 0.0 {
+        lanes(Duration::from_secs_f64(seconds));
+    }
+    for hybrid in [true, false] {
+        handshakes(hybrid, 500);
+    }
+}
+
+fn lanes(duration: Duration) {
+    println!(
+        "packet  message  messages/core-s   Gb/core-s  ns/message  ns/packet in+out  packets/send  copied %"
+    );
+    for payload in [Some(1_350), Some(9_000), None] {
+        for size in [64, 1_024, 16_384] {
+            hop(payload, size, duration);
+        }
+    }
+}
+
+/// Processor time of the calling thread in nanoseconds.
+fn cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux has schedstat");
+    let first = text.split_whitespace().next().expect("a number");
+    first.parse().expect("a number")
+}
+
+fn config(ca: &Ca, name: &str, payload: Option<usize>) -> EndpointConfig {
+    let mut config = EndpointConfig::new(v4(), ca.credentials(name));
+    config.pmtud = payload.is_none();
+    config.udp_payload_fixed = payload;
+    config
+}
+
+fn tick(endpoint: &mut Endpoint, mut on: impl FnMut(&mut Endpoint, Event)) {
+    endpoint.wait(Some(Duration::from_millis(5))).expect("wait");
+    let now = Instant::now();
+    endpoint.receive(now).expect("receive");
+    while let Some(event) = endpoint.next_event() {
+        on(endpoint, event);
+    }
+    endpoint.flush(now).expect("flush");
+}
+
+/// The hop: what comes on a lane of the one peer leaves on a lane of the other.
+struct Hop {
+    endpoint: Endpoint,
+    out: Option<(PeerId, LaneTx)>,
+    queue: VecDeque<Bytes>,
+    paused: Option<(PeerId, caplane_transport::LaneRx)>,
+    messages: u64,
+}
+
+impl Hop {
+    fn tick(&mut self) {
+        let Self {
+            out,
+            queue,
+            paused,
+            messages,
+            ..
+        } = self;
+        tick(&mut self.endpoint, |endpoint, event| match event {
+            Event::Connected { peer, uri, .. } if uri.ends_with("receiver") => {
+                let lane = endpoint.open_lane(peer, CLASS).expect("open a lane");
+                *out = Some((peer, lane));
+            }
+            Event::Lane {
+                peer,
+                lane,
+                mut data,
+                ..
+            } => {
+                let mut whole = 0;
+                while let Ok(Some(length)) = message_len(&data[whole..], LANE_MESSAGE_MAX) {
+                    if data.len() - whole < length {
+                        break;
+                    }
+                    whole += length;
+                    *messages += 1;
+                }
+                queue.push_back(data.split_to(whole).freeze());
+                if queue.len() > 16 {
+                    endpoint.pause(peer, lane);
+                    *paused = Some((peer, lane));
+                }
+                endpoint.lane_rest(peer, lane, data);
+                send(endpoint, *out, queue);
+            }
+            _ => {}
+        });
+        send(&mut self.endpoint, self.out, &mut self.queue);
+        if self.queue.len() < 8
+            && let Some((peer, lane)) = self.paused.take()
+        {
+            self.endpoint.resume(peer, lane);
+        }
+    }
+}
+
+fn send(endpoint: &mut Endpoint, out: Option<(PeerId, LaneTx)>, queue: &mut VecDeque<Bytes>) {
+    let Some((peer, lane)) = out else { return };
+    while endpoint.lane_ready(peer, lane) {
+        let Some(run) = queue.pop_front() else { return };
+        endpoint.send_lane(peer, lane, run).expect("send");
+    }
+}
+
+fn hop(payload: Option<usize>, size: usize, duration: Duration) {
+    let ca = Ca::new("bench root");
+    let endpoint = Endpoint::bind(config(&ca, "router/hop", payload)).expect("bind");
+    let address = endpoint.local_addr();
+    let mut hop = Hop {
+        endpoint,
+        out: None,
+        queue: VecDeque::new(),
+        paused: None,
+        messages: 0,
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let received = Arc::new(AtomicU64::new(0));
+
+    let receiver = {
+        let (stop, received) = (Arc::clone(&stop), Arc::clone(&received));
+        let mut endpoint = Endpoint::bind(config(&ca, "agent/receiver", payload)).expect("bind");
+        endpoint
+            .connect(address, Some(&uri("router/hop")))
+            .expect("connect");
+        thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                tick(&mut endpoint, |endpoint, event| {
+                    if let Event::Lane {
+                        peer,
+                        lane,
+                        mut data,
+                        ..
+                    } = event
+                    {
+                        // Not walked: the receiver is not what is measured. A whole number of messages is the rule.
+                        let whole = data.len() - data.len() % size;
+                        received.fetch_add((whole / size) as u64, Ordering::Relaxed);
+                        drop(data.split_to(whole));
+                        endpoint.lane_rest(peer, lane, data);
+                    }
+                });
+            }
+        })
+    };
+    let sender = {
+        let stop = Arc::clone(&stop);
+        let mut endpoint = Endpoint::bind(config(&ca, "agent/sender", payload)).expect("bind");
+        let peer = endpoint
+            .connect(address, Some(&uri("router/hop")))
+            .expect("connect");
+        let run: Bytes = std::iter::repeat_with(|| message(0, size))
+            .take((65_536 / size).max(1))
+            .flatten()
+            .collect();
+        thread::spawn(move || {
+            let mut lane = None;
+            while !stop.load(Ordering::Relaxed) {
+                tick(&mut endpoint, |endpoint, event| {
+                    if let Event::Connected { peer, .. } = event {
+                        lane = Some(endpoint.open_lane(peer, CLASS).expect("open a lane"));
+                    }
+                });
+                if let Some(lane) = lane {
+                    while endpoint.lane_ready(peer, lane) {
+                        endpoint.send_lane(peer, lane, run.clone()).expect("send");
+                    }
+                }
+            }
+        })
+    };
+
+    let warm = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < warm {
+        hop.tick();
+    }
+    let before = hop.endpoint.counters().clone();
+    let (messages, cpu) = (hop.messages, cpu_ns());
+    let end = Instant::now() + duration;
+    while Instant::now() < end {
+        hop.tick();
+    }
+    let cpu = (cpu_ns() - cpu) as f64;
+    let messages = (hop.messages - messages) as f64;
+    let after = hop.endpoint.counters();
+    let packets = (after.packets_sent - before.packets_sent + after.packets_received
+        - before.packets_received) as f64;
+    println!(
+        "{:>6}  {size:>7}  {:>15.0}  {:>10.2}  {:>10.0}  {:>16.0}  {:>12.1}  {:>8.3}",
+        payload.map_or("pmtud".to_owned(), |p| p.to_string()),
+        messages * 1e9 / cpu,
+        messages * size as f64 * 8.0 / cpu,
+        cpu / messages,
+        cpu / packets * 2.0,
+        (after.packets_sent - before.packets_sent) as f64
+            / (after.send_calls - before.send_calls).max(1) as f64,
+        (after.copied_bytes - before.copied_bytes) as f64 * 100.0
+            / (after.lane_bytes_received - before.lane_bytes_received).max(1) as f64,
+    );
+    stop.store(true, Ordering::Relaxed);
+    sender.join().expect("the sender ends");
+    receiver.join().expect("the receiver ends");
+}
+
+/// Handshakes one after the other against an accepting endpoint on this thread.
+fn handshakes(hybrid: bool, count: u64) {
+    let ca = Ca::new("bench root");
+    let mut server = config(&ca, "router/hop", None);
+    server.hybrid_key_exchange = hybrid;
+    let mut server = Endpoint::bind(server).expect("bind");
+    let address = server.local_addr();
+    let mut client = config(&ca, "agent/one", None);
+    client.hybrid_key_exchange = hybrid;
+    let mut client = Endpoint::bind(client).expect("bind");
+    let stop = Arc::new(AtomicBool::new(false));
+    let dialler = {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || {
+            client.connect(address, None).expect("connect");
+            while !stop.load(Ordering::Relaxed) {
+                let mut again = false;
+                tick(&mut client, |endpoint, event| match event {
+                    Event::Connected { peer, .. } => endpoint.close(peer, 0, ""),
+                    Event::Closed { .. } => again = true,
+                    _ => {}
+                });
+                if again {
+                    client.connect(address, None).expect("connect");
+                }
+            }
+        })
+    };
+    let cpu = cpu_ns();
+    while server.counters().connected < count {
+        tick(&mut server, |_, _| {});
+    }
+    let cpu = (cpu_ns() - cpu) as f64;
+    println!(
+        "handshake, {}: {:.0} us of the accepting side's processor, {:.0} a core-second",
+        if hybrid {
+            "X25519MLKEM768 first"
+        } else {
+            "X25519"
+        },
+        cpu / 1e3 / count as f64,
+        count as f64 * 1e9 / cpu
+    );
+    let counters = server.counters();
+    println!(
+        "  packets per handshake: {:.1} in, {:.1} out",
+        counters.packets_received as f64 / count as f64,
+        counters.packets_sent as f64 / count as f64
+    );
+    stop.store(true, Ordering::Relaxed);
+    dialler.join().expect("the dialler ends");
+}
