@@ -4,6 +4,7 @@ use std::fmt;
 
 use caplane_proto::v1::Candidate;
 use caplane_wire::{Label, LabelKind};
+use thiserror::Error;
 
 /// One place in the fabric: a label and the domain it means something in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,15 +84,23 @@ impl Destination {
     }
 }
 
-/// The destination that a resolved candidate stands for; `None` when the router answered with a label that cannot be one.
+/// The destination that a resolved candidate stands for.
 impl TryFrom<&Candidate> for Destination {
-    type Error = Label;
+    type Error = NoDestination;
 
-    fn try_from(candidate: &Candidate) -> Result<Self, Label> {
+    fn try_from(candidate: &Candidate) -> Result<Self, NoDestination> {
         let label = Label::from_bits(candidate.label);
-        Self::checked(label, candidate.tenant).ok_or(label)
+        Self::checked(label, candidate.tenant).ok_or(NoDestination(label))
     }
 }
+
+/// A candidate carries a label that cannot be a destination: the router that resolved it is at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{0} cannot be a destination; the router that answered breaks the protocol, ask another")]
+pub struct NoDestination(
+    /// The label.
+    pub Label,
+);
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -65,6 +65,8 @@ pub struct Counters {
     pub unmatched: u64,
     /// Notices that came from something else than a router: dropped.
     pub forged_notices: u64,
+    /// Datagrams dropped because the application's queue was full, or because they were no message.
+    pub datagrams_dropped: u64,
     /// Flows of others forgotten to make room; a resend on one would be delivered again.
     pub flows_forgotten: u64,
 }
@@ -408,6 +410,11 @@ impl<T> Messenger<T> {
     /// Whether `next` may have something for this queue.
     pub(crate) fn has(&self, queue: Queue) -> bool {
         !self.queues.is_empty(queue)
+    }
+
+    /// A datagram came that could not be taken.
+    pub(crate) fn datagram_dropped(&mut self) {
+        self.counters.datagrams_dropped += 1;
     }
 
     pub(crate) fn counters(&self) -> Counters {

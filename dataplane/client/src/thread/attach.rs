@@ -91,24 +91,31 @@ impl Thread {
                     self.drop_link(now, index, CloseCode::Protocol, "no Welcome within 5 s");
                 }
                 Stage::Leaving { by } if by <= now || !self.is_needed(&self.links[index]) => {
-                    let link = &self.links[index];
+                    let by = now + link::BYE_TIMEOUT;
+                    let link = &mut self.links[index];
                     link.say_bye("attached elsewhere", &mut self.endpoint);
+                    link.stage = Stage::Parting { by };
+                    timers.push(by);
+                }
+                Stage::Parting { by }
+                    if by <= now || self.endpoint.acked(self.links[index].peer) =>
+                {
                     self.drop_link(now, index, CloseCode::Normal, "attached elsewhere");
                 }
-                Stage::Greeting { by } | Stage::Leaving { by } => timers.push(by),
+                Stage::Greeting { by } | Stage::Leaving { by } | Stage::Parting { by } => {
+                    timers.push(by);
+                }
                 Stage::Dialling | Stage::Attached => {}
             }
         }
-        if self.closing.is_none() {
-            loop {
-                match self.dialer.step(now) {
-                    Step::Wait(at) => {
-                        timers.extend(at);
-                        break;
-                    }
-                    Step::LookUp(router) => self.look_up(router),
-                    Step::Dial(router, address) => self.dial(router, address),
+        loop {
+            match self.dialer.step(now) {
+                Step::Wait(at) => {
+                    timers.extend(at);
+                    break;
                 }
+                Step::LookUp(router) => self.look_up(router),
+                Step::Dial(router, address) => self.dial(router, address),
             }
         }
         timers.into_iter().min()
@@ -169,9 +176,8 @@ impl Thread {
             return;
         };
         if !fits {
-            let reason = format!("{uri:?} is not a router's name ({prefix:?} is expected)");
-            self.note_failure(self.links[index].router, &reason);
-            return self.drop_link(now, index, CloseCode::NotAllowed, "not a router's name");
+            let reason = format!("{uri} is not a router's name, which begins with {prefix}");
+            return self.drop_link(now, index, CloseCode::NotAllowed, &reason);
         }
         self.links[index].say_hello(now, &self.config, &mut self.endpoint);
     }
@@ -226,7 +232,7 @@ impl Thread {
 
     fn welcomed(&mut self, now: Duration, index: usize, welcome: &Welcome) {
         let router = self.config.routers[self.links[index].router].clone();
-        let attachment = match link::granted(welcome, &router, &self.config) {
+        let attachment = match link::granted(welcome, &router) {
             Ok(attachment) => attachment,
             Err(rule) => return self.drop_link(now, index, CloseCode::Protocol, rule),
         };
@@ -331,13 +337,13 @@ impl Thread {
         // Who attaches elsewhere is replaced by itself.
         let by_ourselves = link.drain.is_some() && code == Some(CloseCode::Replaced);
         if let Some(code) = code.filter(|code| link::is_final(*code))
-            && !matches!(link.stage, Stage::Leaving { .. })
+            && !matches!(link.stage, Stage::Leaving { .. } | Stage::Parting { .. })
             && !by_ourselves
         {
             return self.turned_away(link.router, code, reason);
         }
         match link.stage {
-            Stage::Leaving { .. } => {}
+            Stage::Leaving { .. } | Stage::Parting { .. } => {}
             Stage::Dialling | Stage::Greeting { .. } => {
                 self.note_failure(link.router, reason);
                 if let (Some(code), Some(attaching)) = (code, &mut self.attaching) {

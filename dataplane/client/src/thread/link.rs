@@ -25,6 +25,8 @@ pub(crate) enum Stage {
     Attached,
     /// Another link took over; this one is read until what was sent on it is settled, or then.
     Leaving { by: Duration },
+    /// `Bye` is said; closed once that is acknowledged, or then.
+    Parting { by: Duration },
 }
 
 pub(crate) struct Link {
@@ -42,6 +44,9 @@ pub(crate) struct Link {
 
 /// A router must answer `Hello` within this time: as long as it waits for ours (WF-111).
 pub(crate) const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a `Bye` may wait for its acknowledgement: several round trips of any path worth using.
+pub(crate) const BYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Link {
     pub(crate) fn new(peer: PeerId, router: usize, lanes: usize, config: &ClientConfig) -> Self {
@@ -62,7 +67,10 @@ impl Link {
 
     /// Whether an attachment was granted on this link.
     pub(crate) fn is_attached(&self) -> bool {
-        matches!(self.stage, Stage::Attached | Stage::Leaving { .. })
+        matches!(
+            self.stage,
+            Stage::Attached | Stage::Leaving { .. } | Stage::Parting { .. }
+        )
     }
 
     pub(crate) fn say_hello(
@@ -105,11 +113,7 @@ impl Link {
 }
 
 /// What a `Welcome` grants, or the rule that it breaks.
-pub(crate) fn granted(
-    welcome: &Welcome,
-    router: &str,
-    config: &ClientConfig,
-) -> Result<Attachment, &'static str> {
+pub(crate) fn granted(welcome: &Welcome, router: &str) -> Result<Attachment, &'static str> {
     let label = Label::from_bits(welcome.label);
     if !label.is_instance() {
         return Err("Welcome gives a label that names no instance");
@@ -130,8 +134,7 @@ pub(crate) fn granted(
         router_label: Label::from_bits(welcome.router),
         generation: welcome.generation,
         stale: welcome.stale,
-        bulk_message_max: or(limits.bulk_message_bytes, BULK_MESSAGE_MAX_DEFAULT)
-            .min(config.send_buffer_bytes),
+        bulk_message_max: or(limits.bulk_message_bytes, BULK_MESSAGE_MAX_DEFAULT),
         priority_max: limits
             .priority_max
             .min(u32::from(TrafficClass::PRIORITY_MAX)) as u8,

@@ -37,7 +37,7 @@ use queries::Queries;
 use reader::Desk;
 
 /// Events kept for a slow reader of `Client::events`.
-const EVENTS_MAX: usize = 1024;
+const EVENTS_MAX: usize = 256;
 /// Receipts that may wait for a lane: four times what one application queue holds by default.
 const RECEIPTS_MAX: usize = 65_536;
 

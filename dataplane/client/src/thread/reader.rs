@@ -61,8 +61,6 @@ pub(crate) struct Reader {
     reserved: usize,
     reserved_max: usize,
     bulk_message_max: usize,
-    /// Datagrams dropped for want of room or because they were no message.
-    pub(crate) datagrams_dropped: u64,
 }
 
 impl Reader {
@@ -75,7 +73,6 @@ impl Reader {
             reserved: 0,
             reserved_max,
             bulk_message_max,
-            datagrams_dropped: 0,
         }
     }
 
@@ -249,7 +246,7 @@ impl Reader {
     }
 
     pub(crate) fn datagram(
-        &mut self,
+        &self,
         now: Now,
         mut data: BytesMut,
         desk: &mut Desk,
@@ -259,7 +256,7 @@ impl Reader {
         let taken = framing::datagram(&data).is_ok()
             && desk.offer(now, messenger, CarriedBy::Datagram, &mut data, total);
         if !taken {
-            self.datagrams_dropped += 1;
+            messenger.datagram_dropped();
         }
     }
 }

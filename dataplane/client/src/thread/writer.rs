@@ -66,7 +66,8 @@ impl Writer {
         messenger: &mut Messenger<Ticket>,
         endpoint: &mut Endpoint,
     ) {
-        for lane in 0..self.lanes.len() {
+        // The most urgent class first: the lanes share what the connection may send.
+        for lane in (0..self.lanes.len()).rev() {
             self.pump_lane(now, lane, messenger, endpoint);
         }
         self.pump_datagrams(now, messenger, endpoint);
