@@ -20,7 +20,8 @@ pub struct EndpointConfig {
     pub worker: u8,
     /// Take connections from others. A pure client sets it false and drops unknown packets silently.
     pub accept: bool,
-    /// Offer the hybrid key exchange X25519MLKEM768 first (default), or X25519 and P-256 only.
+    /// Offer the hybrid key exchange X25519MLKEM768 first (default), so that traffic recorded today stays secret against a
+    /// later quantum computer; or X25519 and P-256 only, which makes a handshake about a sixth cheaper (bench `transport`).
     pub hybrid_key_exchange: bool,
     /// Largest UDP payload to send and to announce, in bytes (1200..=16383). Default 16,376: four equal segments of it are
     /// 65,504, the largest train of four that one UDP send of at most 65,507 can hold.
@@ -50,9 +51,9 @@ pub struct EndpointConfig {
     pub retry_threshold: usize,
     /// Most unidirectional streams (lanes and bulk) a peer may have open at a time.
     pub streams_per_peer_max: u64,
-    /// Receive window of one lane or bulk stream, in bytes; see `STREAM_WINDOW` for the derivation.
+    /// Largest receive window of one lane or bulk stream, in bytes; see `STREAM_WINDOW` for the derivation.
     pub stream_window: u64,
-    /// Receive window of one connection, in bytes; at least the sum of the stream windows in use.
+    /// Largest receive window of one connection, in bytes; at least the sum of the stream windows in use.
     pub connection_window: u64,
     /// Longest bulk message taken, in bytes (header and extensions included).
     pub bulk_message_max: u64,
@@ -62,6 +63,9 @@ pub struct EndpointConfig {
     pub datagram_queue_max: usize,
     /// Most slabs in existence (256 KiB each): the receive memory budget of this endpoint.
     pub slabs_max: usize,
+    /// Use UDP GRO and GSO where the system has them (default). Off only to work around a broken network driver: each
+    /// datagram then costs a system call.
+    pub offload: bool,
     /// SO_RCVBUF and SO_SNDBUF asked for, in bytes; the system may give less (`net.core.rmem_max`).
     pub socket_buffer_bytes: usize,
 }
@@ -72,6 +76,13 @@ const STREAM_WINDOW: u64 = 8 << 20;
 
 /// Connection window: eight lanes at full window. Streams beyond that share it.
 const CONNECTION_WINDOW: u64 = 8 * STREAM_WINDOW;
+
+/// Where the window of a stream begins. It doubles while its owner reads fast enough to use it up within two round trips, so
+/// a stream that nobody reads never costs more than this.
+const INITIAL_STREAM_WINDOW: u64 = 1 << 20;
+
+/// Where the window of a connection begins: eight streams at their first window.
+const INITIAL_CONNECTION_WINDOW: u64 = 8 * INITIAL_STREAM_WINDOW;
 
 impl EndpointConfig {
     /// Defaults for an endpoint at `listen` with these credentials.
@@ -100,6 +111,7 @@ impl EndpointConfig {
             control_message_max: caplane_wire::control::CONTROL_FRAME_MAX,
             datagram_queue_max: 1_024,
             slabs_max: 2_048,
+            offload: true,
             socket_buffer_bytes: 4 << 20,
         }
     }
@@ -160,9 +172,9 @@ impl EndpointConfig {
         quic.set_max_recv_udp_payload_size(self.udp_payload_max.max(1_500));
         Self::apply_size(quic, self.udp_payload_max);
         quic.discover_pmtu(self.pmtud);
-        quic.set_initial_max_data(self.connection_window);
+        quic.set_initial_max_data(self.connection_window.min(INITIAL_CONNECTION_WINDOW));
         quic.set_max_connection_window(self.connection_window);
-        quic.set_initial_max_stream_data_uni(self.stream_window);
+        quic.set_initial_max_stream_data_uni(self.stream_window.min(INITIAL_STREAM_WINDOW));
         quic.set_max_stream_window(self.stream_window);
         // The control stream is the only bidirectional one and the dialling side opens it.
         let control_window = 2 * caplane_wire::control::CONTROL_FRAME_MAX as u64;

@@ -299,7 +299,7 @@ impl Core {
         if connection.tx.retry(&mut connection.quic) {
             self.events.push_back(Event::Writable { peer });
         }
-        if self.now >= connection.next_stop_look {
+        if self.now >= connection.next_stop_look || connection.tx.has_stopped() {
             connection.next_stop_look = self.now + STOP_LOOK;
             let stopped = connection.tx.take_stopped(peer, &mut connection.quic);
             self.events.extend(stopped);

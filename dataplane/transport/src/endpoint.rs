@@ -42,12 +42,11 @@ impl Endpoint {
     /// When the address cannot be bound or the credentials or limits do not fit.
     pub fn bind(config: EndpointConfig) -> Result<Self, EndpointError> {
         config.check()?;
-        let driver = MioDriver::bind(config.listen, config.dual_stack, config.socket_buffer_bytes)
-            .map_err(|source| EndpointError::Io {
-                operation: "bind",
-                address: config.listen,
-                source,
-            })?;
+        let driver = MioDriver::bind(&config).map_err(|source| EndpointError::Io {
+            operation: "bind",
+            address: config.listen,
+            source,
+        })?;
         let core = Core::new(config, driver.local_addr())?;
         Ok(Self {
             driver: Box::new(driver),

@@ -25,6 +25,8 @@ struct Sending {
     pending: Bytes,
     /// FIN is to follow the pending bytes.
     fin: bool,
+    /// The peer stopped it with this code; its event is still to come.
+    stopped: Option<u64>,
 }
 
 /// All streams that we send to a peer.
@@ -35,6 +37,8 @@ pub(crate) struct TxStreams {
     blocked: Vec<(u8, u64)>,
     /// The owner was told that no more streams are allowed.
     wants_streams: bool,
+    /// A stream was found stopped whose event is still to come.
+    stop_seen: bool,
     control: BytesMut,
     /// Held by every buffer that is not acknowledged.
     token: Arc<()>,
@@ -52,6 +56,7 @@ impl TxStreams {
             next: if dialled { 2 } else { 3 },
             blocked: Vec::new(),
             wants_streams: false,
+            stop_seen: false,
             control: BytesMut::new(),
             token: Arc::new(()),
         }
@@ -89,6 +94,7 @@ impl TxStreams {
                 urgency: urgency(class),
                 pending: Bytes::new(),
                 fin: false,
+                stopped: None,
             },
         );
         let preface = Preface { kind, class }.to_bytes();
@@ -160,7 +166,12 @@ impl TxStreams {
             };
             match push(*stream, sending, token, quic) {
                 Push::Blocked => true,
-                Push::Done | Push::Stopped => {
+                Push::Done => {
+                    freed = true;
+                    false
+                }
+                Push::Stopped => {
+                    self.stop_seen = true;
                     freed = true;
                     false
                 }
@@ -178,13 +189,20 @@ impl TxStreams {
         freed
     }
 
+    /// True when `take_stopped` has something to tell, however short its last look is ago.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.stop_seen
+    }
+
     /// Finds the streams that the peer stopped (STOP_SENDING); QUIC has answered with a reset. Looks at every open stream,
     /// so it is called now and then only.
     pub(crate) fn take_stopped(&mut self, peer: PeerId, quic: &mut Quic) -> Vec<Event> {
         let mut events = Vec::new();
+        self.stop_seen = false;
         self.streams.retain(|stream, sending| {
-            let Err(quiche::Error::StreamStopped(code)) = quic.stream_capacity(*stream) else {
-                return true;
+            let code = match (sending.stopped, quic.stream_capacity(*stream)) {
+                (Some(code), _) | (None, Err(quiche::Error::StreamStopped(code))) => code,
+                _ => return true,
             };
             events.push(match sending.kind {
                 StreamKind::Lane => Event::LaneStopped {
@@ -263,8 +281,10 @@ enum Push {
 fn push(stream: u64, sending: &mut Sending, token: &Arc<()>, quic: &mut Quic) -> Push {
     let capacity = match quic.stream_capacity(stream) {
         Ok(capacity) => capacity,
-        Err(quiche::Error::StreamStopped(_)) => {
+        Err(quiche::Error::StreamStopped(code)) => {
             sending.pending = Bytes::new();
+            // QUIC says it once and forgets the stream.
+            sending.stopped = Some(code);
             return Push::Stopped;
         }
         Err(_) => return Push::Finished,

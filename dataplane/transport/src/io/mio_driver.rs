@@ -10,6 +10,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::udp::UdpSocket;
 use super::{Batch, Driver, Sent, Waker};
+use crate::config::EndpointConfig;
 
 const SOCKET: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -27,12 +28,8 @@ pub(crate) struct MioDriver {
 }
 
 impl MioDriver {
-    pub(crate) fn bind(
-        address: SocketAddr,
-        dual_stack: bool,
-        buffer_bytes: usize,
-    ) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address, dual_stack, buffer_bytes)?;
+    pub(crate) fn bind(config: &EndpointConfig) -> io::Result<Self> {
+        let socket = UdpSocket::bind(config)?;
         let poll = Poll::new()?;
         poll.registry().register(
             &mut SourceFd(&socket.raw_fd()),

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 
 use super::{Batch, Sent, sockopt};
+use crate::config::EndpointConfig;
 
 /// Longest GRO batch the kernel hands over.
 const BATCH_BYTES_MAX: usize = 65_536;
@@ -29,12 +30,9 @@ pub(super) struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Binds. `dual_stack` is used for IPv6 addresses only.
-    pub(super) fn bind(
-        address: SocketAddr,
-        dual_stack: bool,
-        buffer_bytes: usize,
-    ) -> io::Result<Self> {
+    /// Binds.
+    pub(super) fn bind(config: &EndpointConfig) -> io::Result<Self> {
+        let (address, dual_stack) = (config.listen, config.dual_stack);
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM.nonblocking().cloexec(),
@@ -58,30 +56,16 @@ impl UdpSocket {
             )?;
         }
         // The system caps both at net.core.{r,w}mem_max without an error.
-        socket.set_recv_buffer_size(buffer_bytes)?;
-        socket.set_send_buffer_size(buffer_bytes)?;
+        socket.set_recv_buffer_size(config.socket_buffer_bytes)?;
+        socket.set_send_buffer_size(config.socket_buffer_bytes)?;
         socket.bind(&address.into())?;
 
-        let gro = sockopt::set(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
-        let gso = sockopt::get(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT);
-        for (offload, cause) in [
-            ("UDP_GRO", gro.as_ref().err()),
-            ("UDP_SEGMENT", gso.as_ref().err()),
-        ] {
-            if let Some(cause) = cause {
-                tracing::warn!(
-                    event = "offload_missing",
-                    offload,
-                    %cause,
-                    "each datagram costs a system call of its own: expect a fifth of the rate"
-                );
-            }
-        }
+        let gso = config.offload && offload(&socket);
         Ok(Self {
             socket,
             buffer: vec![0; BATCH_BYTES_MAX].into_boxed_slice(),
             control: Control([0; 64]),
-            gso: gso.is_ok(),
+            gso,
         })
     }
 
@@ -165,6 +149,26 @@ impl UdpSocket {
             }
         }
     }
+}
+
+/// Switches GRO on and says whether there is GSO; what is missing is logged.
+fn offload(socket: &Socket) -> bool {
+    let gro = sockopt::set(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
+    let gso = sockopt::get(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT);
+    for (offload, cause) in [
+        ("UDP_GRO", gro.as_ref().err()),
+        ("UDP_SEGMENT", gso.as_ref().err()),
+    ] {
+        if let Some(cause) = cause {
+            tracing::warn!(
+                event = "offload_missing",
+                offload,
+                %cause,
+                "each datagram costs a system call of its own: expect a fifth of the rate"
+            );
+        }
+    }
+    gso.is_ok()
 }
 
 /// The control message that asks for segmentation: SOL_UDP, UDP_SEGMENT, u16.

@@ -1,0 +1,283 @@
+//! Paths that lose, reorder and move, sockets that are full, systems without offload.
+
+mod support;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use caplane_transport::{EndpointConfig, PeerId};
+use support::*;
+
+fn send_all(
+    node: &mut Node,
+    peer: PeerId,
+    lane: caplane_transport::LaneTx,
+    next: &mut u32,
+    goal: u32,
+) {
+    while *next < goal && node.endpoint.lane_ready(peer, lane) {
+        node.endpoint
+            .send_lane(peer, lane, message(*next, 1_000))
+            .expect("send");
+        *next += 1;
+    }
+}
+
+fn assert_in_order(node: &Node) {
+    for (n, (_, _, bytes)) in node.messages.iter().enumerate() {
+        assert_eq!(bytes, &message(n as u32, 1_000));
+    }
+}
+
+#[test]
+fn small_socket_buffers_and_missing_offload_slow_down_and_lose_nothing() {
+    for (offload, buffer) in [(true, 16_384), (false, 4 << 20), (false, 16_384)] {
+        let mut pair = Pair::new(v4(), |config| {
+            config.offload = offload;
+            config.socket_buffer_bytes = buffer;
+            config.silence = Some(Duration::from_secs(10));
+        });
+        let (lane, to_server) = (pair.lane(), pair.to_server);
+        let mut next = 0;
+        pair.drive("3,000 messages", |client, server| {
+            send_all(client, to_server, lane, &mut next, 3_000);
+            server.messages.len() == 3_000
+        });
+        assert_in_order(&pair.server);
+        let counters = pair.client.endpoint.counters();
+        if !offload {
+            assert_eq!(counters.send_calls, counters.packets_sent);
+        }
+    }
+}
+
+/// A relay that loses and reorders, by a fixed rule so that every run is the same, and can move the client to a new address.
+struct Relay {
+    /// What the server sees the client behind.
+    outside: UdpSocket,
+    /// What the client sees the server behind.
+    inside: UdpSocket,
+    server: SocketAddr,
+    client: Option<SocketAddr>,
+    /// Lose every n-th packet; 0: none.
+    lose: u32,
+    /// Hold every n-th packet back behind the next; 0: none.
+    reorder: u32,
+    count: u32,
+    held: Vec<(bool, Vec<u8>)>,
+}
+
+impl Relay {
+    fn new(server: SocketAddr, lose: u32, reorder: u32) -> Self {
+        let bind = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+            socket.set_nonblocking(true).expect("non-blocking");
+            socket
+        };
+        Self {
+            outside: bind(),
+            inside: bind(),
+            server,
+            client: None,
+            lose,
+            reorder,
+            count: 0,
+            held: Vec::new(),
+        }
+    }
+
+    fn rebind(&mut self) {
+        self.outside = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        self.outside.set_nonblocking(true).expect("non-blocking");
+    }
+
+    fn pump(&mut self) {
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let (to_server, length) = match self.inside.recv_from(&mut buffer) {
+                Ok((length, from)) => {
+                    self.client = Some(from);
+                    (true, length)
+                }
+                Err(_) => match self.outside.recv_from(&mut buffer) {
+                    Ok((length, _)) => (false, length),
+                    Err(_) => break,
+                },
+            };
+            self.count += 1;
+            if self.lose > 0 && self.count % self.lose == 0 {
+                continue;
+            }
+            let packet = (to_server, buffer[..length].to_vec());
+            if self.reorder > 0 && self.count % self.reorder == 0 {
+                self.held.push(packet);
+                continue;
+            }
+            self.forward(&packet);
+            for held in std::mem::take(&mut self.held) {
+                self.forward(&held);
+            }
+        }
+        for held in std::mem::take(&mut self.held) {
+            self.forward(&held);
+        }
+    }
+
+    fn forward(&self, (to_server, packet): &(bool, Vec<u8>)) {
+        let _ = match (*to_server, self.client) {
+            (true, _) => self.outside.send_to(packet, self.server),
+            (false, Some(client)) => self.inside.send_to(packet, client),
+            (false, None) => return,
+        };
+    }
+}
+
+struct Relayed {
+    client: Node,
+    server: Node,
+    relay: Relay,
+    to_server: PeerId,
+}
+
+fn relayed(lose: u32, reorder: u32) -> Relayed {
+    let ca = Ca::new("test root");
+    let config = |name: &str| {
+        let mut config = EndpointConfig::new(v4(), ca.credentials(name));
+        config.stream_window = 128 << 10;
+        config.connection_window = 128 << 10;
+        config.udp_payload_max = 1_400;
+        config.silence = Some(Duration::from_secs(10));
+        config
+    };
+    let mut server = Node::bind(config("router/one"));
+    let mut client = Node::bind(config("agent/one"));
+    let mut relay = Relay::new(server.address(), lose, reorder);
+    let through = relay.inside.local_addr().expect("an address");
+    let to_server = client
+        .endpoint
+        .connect(through, Some(&uri("router/one")))
+        .expect("connect");
+    drive([&mut client, &mut server], "connected", |[client, _]| {
+        relay.pump();
+        client.endpoint.peer_uri(to_server).is_some()
+    });
+    Relayed {
+        client,
+        server,
+        relay,
+        to_server,
+    }
+}
+
+#[test]
+fn loss_and_reordering_delay_and_lose_nothing() {
+    let Relayed {
+        mut client,
+        mut server,
+        mut relay,
+        to_server,
+    } = relayed(20, 7);
+    let lane = client.endpoint.open_lane(to_server, CLASS).expect("open");
+    let mut next = 0;
+    drive(
+        [&mut client, &mut server],
+        "2,000 messages",
+        |[client, server]| {
+            relay.pump();
+            send_all(client, to_server, lane, &mut next, 2_000);
+            server.messages.len() == 2_000
+        },
+    );
+    assert_in_order(&server);
+    assert_eq!(server.endpoint.counters().copied_bytes, 0);
+}
+
+#[test]
+fn a_peer_whose_address_changes_stays_the_same_peer() {
+    let Relayed {
+        mut client,
+        mut server,
+        mut relay,
+        to_server,
+    } = relayed(0, 0);
+    let lane = client.endpoint.open_lane(to_server, CLASS).expect("open");
+    let mut next = 0;
+    for goal in [500, 1_000, 1_500] {
+        drive(
+            [&mut client, &mut server],
+            "500 messages",
+            |[client, server]| {
+                relay.pump();
+                send_all(client, to_server, lane, &mut next, goal);
+                server.messages.len() == goal as usize
+            },
+        );
+        relay.rebind();
+    }
+    assert_in_order(&server);
+    let peers: Vec<_> = server.endpoint.peers().collect();
+    assert_eq!(peers.len(), 1);
+    assert_eq!(server.endpoint.counters().connected, 1);
+}
+
+#[test]
+fn slots_are_reused_and_stale_names_are_refused() {
+    let mut pair = Pair::new(v4(), |config| config.peers_max = 2);
+    let first = pair.to_server;
+    for round in 1..=5 {
+        pair.client.endpoint.close(pair.to_server, 0, "again");
+        let server = pair.server.address();
+        let mut again = None;
+        pair.drive("the slot is free", |client, _| {
+            again = again.or_else(|| client.endpoint.connect(server, None).ok());
+            again.is_some_and(|peer| client.endpoint.peer_uri(peer).is_some())
+        });
+        pair.to_server = again.expect("connected");
+        assert_ne!(pair.to_server, first);
+        assert!(
+            pair.client.endpoint.peer_uri(first).is_none(),
+            "round {round}"
+        );
+        assert!(pair.client.endpoint.open_lane(first, CLASS).is_err());
+    }
+    assert_eq!(pair.client.endpoint.peers().count(), 1);
+}
+
+#[test]
+fn a_hundred_peers_send_at_once() {
+    let ca = Ca::new("test root");
+    let mut server = Node::bind(EndpointConfig::new(v4(), ca.credentials("router/one")));
+    let mut client = Node::bind(EndpointConfig::new(v4(), ca.credentials("agent/one")));
+    let peers: Vec<_> = (0..100)
+        .map(|_| {
+            client
+                .endpoint
+                .connect(server.address(), None)
+                .expect("connect")
+        })
+        .collect();
+    drive(
+        [&mut client, &mut server],
+        "connected",
+        |[client, server]| {
+            client.endpoint.counters().connected == 100
+                && server.endpoint.counters().connected == 100
+        },
+    );
+    for peer in &peers {
+        let lane = client.endpoint.open_lane(*peer, CLASS).expect("open");
+        let run: Vec<u8> = (0..10).flat_map(|n| message(n, 1_000)).collect();
+        client
+            .endpoint
+            .send_lane(*peer, lane, run.into())
+            .expect("send");
+    }
+    drive(
+        [&mut client, &mut server],
+        "1,000 messages",
+        |[_, server]| server.messages.len() == 1_000,
+    );
+    // Whoever reads next continues in the slab of who read last: a hundred small readers do not need a hundred slabs.
+    server.messages.clear();
+    assert!(server.endpoint.counters().slabs < 20);
+}
