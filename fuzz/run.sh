@@ -6,23 +6,23 @@
 # a C++ compiler, the corpus is mutated from a seed instead, without coverage; the script says which.
 # FUZZ_ENGINE=mutate or libfuzzer forces one. Finds are kept in fuzz/artifacts/TARGET/, and the script ends with 1.
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/.."
 
 seconds=${1:-60}
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "usage: fuzz/run.sh [SECONDS] [TARGET...]" >&2; exit 2; }
 shift || true
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-    for file in fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
+    for file in fuzz/fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
 fi
 for target in "${targets[@]}"; do
-    [ -f "fuzz_targets/$target.rs" ] || { echo "fuzz: no target is called $target" >&2; exit 2; }
+    [ -f "fuzz/fuzz_targets/$target.rs" ] || { echo "fuzz: no target is called $target" >&2; exit 2; }
 done
 
 engine=${FUZZ_ENGINE:-any}
 host=$(rustc -vV | sed -n 's/^host: //p')
 # Apart from the products' target folder, since the flags differ.
-build=$PWD/target
+build=fuzz/target
 coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
 coverage+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
 coverage+=" -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions --cfg fuzzing"
@@ -40,13 +40,14 @@ run_libfuzzer() {
     for target in "${targets[@]}"; do
         # New inputs of this run go to a folder of their own: the corpus in the tree holds chosen ones only.
         local found=$build/found/$target log=$build/$target.log
-        mkdir -p "$found" "artifacts/$target"
+        mkdir -p "$found" "fuzz/artifacts/$target"
         if "$build/$host/release/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=70000 \
-            -artifact_prefix="artifacts/$target/" -print_final_stats=1 "$found" "corpus/$target" >"$log" 2>&1; then
-            local runs coverage
+            -artifact_prefix="fuzz/artifacts/$target/" -print_final_stats=1 \
+            "$found" "fuzz/corpus/$target" >"$log" 2>&1; then
+            local runs edges
             runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-            coverage=$(grep -o 'cov: [0-9]*' "$log" | tail -1)
-            echo "fuzz: $target: $runs inputs in $seconds s, $coverage, all well"
+            edges=$(grep -o 'cov: [0-9]*' "$log" | tail -1)
+            echo "fuzz: $target: $runs inputs in $seconds s, $edges, all well"
         else
             failed=1
             tail -n 40 "$log" >&2
