@@ -23,7 +23,7 @@ use crate::change::Refusal;
 use crate::knowledge::Knowledge;
 use crate::rib::Rib;
 use crate::store::{Batch, Store, StoreError};
-use crate::tables::Tables;
+use crate::tables::{EntryChange, Tables};
 
 mod open;
 
@@ -44,7 +44,7 @@ pub struct State {
     rib: RwLock<Rib>,
     tables: RwLock<Tables>,
     store: Arc<dyn Store>,
-    store_id: String,
+    store_id: RwLock<String>,
     knowledge: Arc<Knowledge>,
     committed: watch::Sender<Committed>,
 }
@@ -70,6 +70,8 @@ pub struct Transaction<'a> {
     pub cards: Vec<(u32, Option<Vec<u8>>)>,
     /// What routers are told once the change is durable: router, attachment.
     pub verdicts: Vec<(Label, RefusedAttachment)>,
+    /// Another name for the store, when its generations can no longer be told from others.
+    pub store_id: Option<String>,
 }
 
 /// A change that is durable.
@@ -172,7 +174,9 @@ impl Committer {
         std::thread::Builder::new()
             .name("commit".into())
             .spawn(move || {
+                // Dropped last, also when `run` panics: by then the thread holds the store no more.
                 let _ended = ended_tx;
+                let (state, deliver) = (state, deliver);
                 run(&state, waiting, &deliver);
             })?;
         Ok((Self { queue }, ended))
@@ -226,10 +230,11 @@ impl State {
         self.committed.borrow().generation
     }
 
-    /// Name of the store, for ever the same.
+    /// Name of the store: the same for ever, unless the store is found to have gone back in time.
     #[must_use]
-    pub fn store_id(&self) -> &str {
-        &self.store_id
+    pub fn store_id(&self) -> String {
+        let name = self.store_id.read();
+        name.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The taxonomy and its search.
@@ -275,6 +280,17 @@ impl State {
         self.store.card(number)
     }
 
+    fn publish(&self, generation: u64, changes: Vec<EntryChange>, store_id: Option<String>) {
+        if let Some(new) = store_id {
+            let name = self.store_id.write();
+            *name.unwrap_or_else(PoisonError::into_inner) = new;
+        }
+        let tables = self.tables.write();
+        tables
+            .unwrap_or_else(PoisonError::into_inner)
+            .publish(generation, changes);
+    }
+
     fn rib_mut(&self) -> RwLockWriteGuard<'_, Rib> {
         self.rib.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -303,6 +319,7 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
         now_unix_ms: now_unix_ms(),
         cards: Vec::new(),
         verdicts: Vec::new(),
+        store_id: None,
     };
     for change in &mut group {
         apply(change.as_mut(), &mut transaction);
@@ -311,9 +328,10 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
         generation,
         cards,
         verdicts,
+        store_id,
         ..
     } = transaction;
-    if !rib.changed_since(start) && cards.is_empty() {
+    if !rib.changed_since(start) && cards.is_empty() && store_id.is_none() {
         rib.take_touched();
         drop(rib);
         deliver(verdicts);
@@ -329,6 +347,7 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
         changed: changes.iter().map(|(key, _)| key.clone()).collect(),
         floor: tables.floor_after(generation, changes.len()),
         epoch: (before == 0).then(|| state.knowledge.epoch().clone()),
+        store_id,
     };
     drop(tables);
     rib.set_generation(generation);
@@ -337,11 +356,7 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
     match state.store.commit(&batch) {
         Ok(()) => {
             state.rib_mut().settle();
-            state
-                .tables
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .publish(generation, changes);
+            state.publish(generation, changes, batch.store_id);
             state
                 .committed
                 .send_modify(|committed| committed.generation = generation);

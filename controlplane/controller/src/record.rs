@@ -198,6 +198,9 @@ pub struct AttachmentRecord {
     /// The instance's name; may be empty.
     #[prost(string, tag = "3")]
     pub instance_name: String,
+    /// When it attached, in milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "4")]
+    pub since_unix_ms: u64,
 }
 
 /// The next number to hand out of one kind.

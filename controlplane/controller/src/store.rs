@@ -5,7 +5,9 @@
 //! transaction: all of it is there after a crash, or none. Refuses to know what
 //! the objects mean.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::record::{Object, ObjectKey, RecordError};
 use crate::tables::{LogRow, TableKey};
@@ -55,6 +57,8 @@ pub struct Batch {
     pub floor: u64,
     /// Set when it changed.
     pub epoch: Option<Epoch>,
+    /// Set when the store gets another name.
+    pub store_id: Option<String>,
 }
 
 /// Why a store did not do what it was asked.
@@ -78,6 +82,21 @@ pub enum StoreError {
         /// The record and the cause.
         cause: String,
     },
+}
+
+/// 128 bits that no other store has. Not a secret: std's hash seeds are random enough.
+#[must_use]
+pub fn new_store_id() -> String {
+    let part = |salt: u64| {
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_u64(salt);
+        hasher.write_u32(std::process::id());
+        if let Ok(since) = SystemTime::now().duration_since(UNIX_EPOCH) {
+            hasher.write_u128(since.as_nanos());
+        }
+        hasher.finish()
+    };
+    format!("{:016x}{:016x}", part(1), part(2))
 }
 
 impl StoreError {

@@ -149,6 +149,7 @@ pub(crate) fn attachment(rib: &Rib, agent: &str, instance: u8, name: &str) -> v1
             .bits(),
         instance_name: name.into(),
         agent_card: Vec::new(),
+        age_ms: 0,
     }
 }
 
@@ -170,6 +171,7 @@ pub(crate) fn change<T>(
         now_unix_ms,
         cards: Vec::new(),
         verdicts: Vec::new(),
+        store_id: None,
     };
     let outcome = work(&mut tx);
     let verdicts = tx.verdicts;
@@ -201,6 +203,7 @@ pub(crate) struct MemoryStore {
 
 #[derive(Default)]
 struct Content {
+    store_id: Option<String>,
     generation: u64,
     floor: u64,
     epoch: crate::store::Epoch,
@@ -213,7 +216,7 @@ impl Store for MemoryStore {
     fn load(&self) -> Result<Stored, StoreError> {
         let content = self.content.lock().expect("not poisoned");
         Ok(Stored {
-            store_id: "memory".into(),
+            store_id: content.store_id.clone().unwrap_or("memory".into()),
             generation: content.generation,
             floor: content.floor,
             epoch: content.epoch.clone(),
@@ -235,6 +238,9 @@ impl Store for MemoryStore {
         assert!(batch.generation > content.generation, "generations rise");
         content.generation = batch.generation;
         content.floor = batch.floor;
+        if batch.store_id.is_some() {
+            content.store_id.clone_from(&batch.store_id);
+        }
         if let Some(epoch) = &batch.epoch {
             content.epoch = epoch.clone();
         }

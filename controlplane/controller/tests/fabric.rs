@@ -122,6 +122,7 @@ fn instance(agent: &v1::Agent, number: u32, name: &str) -> v1::Attachment {
         label: agent.label + number,
         instance_name: name.into(),
         agent_card: Vec::new(),
+        age_ms: 0,
     }
 }
 
@@ -513,4 +514,33 @@ async fn a_conflict_is_told_a_silent_routers_attachments_end_and_a_relay_is_answ
         router.instances == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_store_is_noticed_and_every_router_takes_a_snapshot() {
+    let mut controller = Controller::start();
+    let mut operator = controller.operator().await;
+    fabric(&mut operator).await;
+    let store = controller.state_dir().join("controller.redb");
+    let copy = controller.state_dir().join("copy.redb");
+    assert_eq!(controller.terminate(), Some(0));
+    std::fs::copy(&store, &copy).expect("copied");
+    controller.run();
+    let mut r1 = SimulatedRouter::open(&controller, "r1", Held::default(), vec![])
+        .await
+        .expect("accepted");
+    let snapshot = r1.update().await;
+    r1.accept(snapshot).await;
+    let held = r1.held();
+    drop(r1);
+    controller.kill();
+    std::fs::copy(&copy, &store).expect("put back");
+
+    controller.run();
+    let mut r1 = SimulatedRouter::open(&controller, "r1", held.clone(), vec![])
+        .await
+        .expect("accepted");
+    assert_ne!(r1.accepted.store_id, held.store_id);
+    assert_eq!(r1.update().await.base, 0, "a snapshot");
+    assert!(controller.log().contains("store_went_back"));
 }

@@ -6,6 +6,7 @@
 //! [`PeerKey`] is only a name here), tables and the southbound session.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
 use bytes::Bytes;
 use caplane_core::forward::PeerKey;
@@ -61,6 +62,7 @@ pub struct Attachments {
 struct Entry {
     arrival: Arrival,
     serial: u64,
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -106,6 +108,7 @@ impl Attachments {
         let entry = Entry {
             arrival,
             serial: self.serials,
+            since: Instant::now(),
         };
         let replaced = self
             .attached
@@ -151,7 +154,7 @@ impl Attachments {
         self.told.clear();
         let mut all = Vec::with_capacity(self.attached.len());
         for (&label, entry) in &self.attached {
-            let attachment = key_of(label, &entry.arrival);
+            let attachment = key_of(label, entry);
             let whole = entry.arrival.card.is_empty();
             if !whole {
                 self.changed.insert(label);
@@ -185,7 +188,7 @@ impl Attachments {
                     {
                         continue;
                     }
-                    let told = key_of(label, &entry.arrival);
+                    let told = key_of(label, entry);
                     let up = v1::Attachment {
                         agent_card: entry.arrival.card.to_vec(),
                         ..told.clone()
@@ -216,12 +219,13 @@ impl Attachments {
 const ATTACHMENT_BYTES: usize = 512;
 
 /// The attachment without its card: enough to say that it is there, or gone.
-fn key_of(label: u32, arrival: &Arrival) -> v1::Attachment {
+fn key_of(label: u32, entry: &Entry) -> v1::Attachment {
     v1::Attachment {
-        uri: arrival.uri.clone(),
+        uri: entry.arrival.uri.clone(),
         label,
-        instance_name: arrival.instance_name.clone(),
+        instance_name: entry.arrival.instance_name.clone(),
         agent_card: Vec::new(),
+        age_ms: entry.since.elapsed().as_millis() as u64,
     }
 }
 

@@ -3,7 +3,9 @@
 //! An instance label belongs to whoever reported it first; a second router that
 //! claims it is told so (INSTANCE_CONFLICT) and the instance attaches again. The
 //! exception is an instance that *moved*: same agent, same instance name. Then
-//! the newer place holds and the older router is told REPLACED.
+//! the place it attached to last holds, whoever reports first, and the other
+//! router is told REPLACED: a router that comes back after a while may still
+//! list an instance that left it.
 
 use std::collections::HashSet;
 
@@ -153,47 +155,59 @@ fn attach(
         ));
     }
     let number = agent.number;
-    if let Some(holder) = tx.rib.attachment(label) {
-        let holder = holder.clone();
-        let same_name = !name.is_empty() && holder.instance_name == *name;
-        if holder.router() != router && !same_name {
+    let since_unix_ms = tx.now_unix_ms.saturating_sub(attachment.age_ms);
+    if let Some(holder) = tx.rib.attachment(label).cloned() {
+        let same_name = holder.instance_name == *name;
+        if holder.router() == router && same_name {
+            return Ok(());
+        }
+        if holder.router() != router && (name.is_empty() || !same_name) {
             return Err((
                 ByeCode::InstanceConflict,
                 format!("{label} is attached at another router; attach again"),
             ));
         }
-        if holder.router() == router && holder.instance_name == *name {
-            return Ok(());
-        }
-        moved(tx, &holder, router);
+        moved(tx, &holder, router, since_unix_ms)?;
     }
     if !name.is_empty()
-        && let Some(earlier) = tx.rib.attachment_named(number, name).cloned()
+        && let Some(other) = tx.rib.attachment_named(number, name).cloned()
     {
-        moved(tx, &earlier, router);
+        moved(tx, &other, router, since_unix_ms)?;
     }
     tx.rib.put(Object::Attachment(AttachmentRecord {
         label: label.bits(),
         router: router.number(),
         instance_name: name.clone(),
+        since_unix_ms,
     }));
     Ok(())
 }
 
-/// The instance is elsewhere now: its earlier place is given up, and another router told to close it.
-fn moved(tx: &mut Transaction<'_>, earlier: &AttachmentRecord, router: Label) {
-    tx.rib.remove(&ObjectKey::Attachment(earlier.label));
-    if earlier.router() != router {
+/// The instance attached twice: the earlier place is given up, and its router told to close it.
+fn moved(
+    tx: &mut Transaction<'_>,
+    known: &AttachmentRecord,
+    router: Label,
+    since_unix_ms: u64,
+) -> Result<(), (ByeCode, String)> {
+    let reason = format!(
+        "instance \"{}\" attached at another router since",
+        known.instance_name
+    );
+    let elsewhere = known.router() != router;
+    if elsewhere && known.since_unix_ms > since_unix_ms {
+        return Err((ByeCode::Replaced, reason));
+    }
+    tx.rib.remove(&ObjectKey::Attachment(known.label));
+    if elsewhere {
         tx.verdicts.push((
-            earlier.router(),
+            known.router(),
             RefusedAttachment {
-                label: earlier.label,
+                label: known.label,
                 code: ByeCode::Replaced.into(),
-                reason: format!(
-                    "instance \"{}\" attached at another router",
-                    earlier.instance_name
-                ),
+                reason,
             },
         ));
     }
+    Ok(())
 }

@@ -223,6 +223,43 @@ fn an_instance_that_moved_is_given_up_at_its_older_place() {
 }
 
 #[test]
+fn a_router_that_lists_what_left_it_is_told_so() {
+    let mut rib = fabric();
+    let (r1, r2) = (router_label(&rib, "r1"), router_label(&rib, "r2"));
+    let here = attachment(&rib, "a", 2, "pod");
+    change(&mut rib, 50_000, |tx| {
+        attach::report(tx, r2, std::slice::from_ref(&here), &[])
+    })
+    .expect("reported");
+    // r1 opens a session and still lists the instance as of 10 s before it attached to r2.
+    let mut stale = attachment(&rib, "a", 1, "pod");
+    stale.age_ms = 12_000;
+    let (refused, verdicts) = change(&mut rib, 52_000, |tx| {
+        attach::open(tx, r1, "h:1", std::slice::from_ref(&stale))
+    })
+    .expect("opened");
+    assert_eq!(
+        (refused[0].code(), refused[0].label),
+        (ByeCode::Replaced, stale.label)
+    );
+    assert_eq!(verdicts, []);
+    assert_eq!(rib.attached_at(r2).len(), 1);
+    // The other way round: the controller was away while it moved to r1.
+    stale.age_ms = 1_000;
+    let (refused, verdicts) =
+        change(&mut rib, 52_000, |tx| attach::open(tx, r1, "h:1", &[stale])).expect("opened");
+    assert_eq!(refused, []);
+    assert_eq!(
+        (verdicts[0].0, verdicts[0].1.code()),
+        (r2, ByeCode::Replaced)
+    );
+    assert_eq!(
+        (rib.attached_at(r1).len(), rib.attached_at(r2).len()),
+        (1, 0)
+    );
+}
+
+#[test]
 fn what_is_not_registered_cannot_be_attached() {
     let mut rib = fabric();
     let r1 = router_label(&rib, "r1");

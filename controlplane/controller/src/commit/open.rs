@@ -80,7 +80,7 @@ impl State {
             rib: RwLock::new(rib),
             tables: RwLock::new(tables),
             store,
-            store_id,
+            store_id: RwLock::new(store_id),
             knowledge,
             committed: watch::Sender::new(Committed {
                 generation,

@@ -119,13 +119,13 @@ async fn a_restart_goes_on_where_the_store_ended_and_routers_take_differences() 
         label = crate::testbed::router_label(&state.rib(), "r1");
         drop(committer);
         ended.await.expect_err("the thread ends");
-        (last.expect("accepted"), state.store_id().to_owned())
+        (last.expect("accepted"), state.store_id())
     };
     let store = Arc::new(RedbStore::open(&path).expect("opens again"));
     let state = State::open(store, knowledge(), 1_000).expect("opens again");
     assert_eq!(
         (state.generation(), state.store_id()),
-        (generation, store_id.as_str())
+        (generation, store_id)
     );
     let tables = state.tables();
     let identity = |held| {

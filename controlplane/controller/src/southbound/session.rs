@@ -15,6 +15,7 @@ use crate::change::attach;
 use crate::commit::{CommitError, now_unix_ms};
 use crate::record::RouterRecord;
 use crate::resolve::resolve;
+use crate::store::new_store_id;
 
 /// From the call to `SessionOpen`.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,7 +54,7 @@ impl Session {
     async fn converse(self, incoming: &mut Streaming<v1::RouterMessage>) -> Result<(), Status> {
         let open = opening(incoming).await?;
         let label = self.router.label();
-        let held = self.held(&open);
+        let held = self.held(&open).await?;
         let sessions = self.service.sessions.clone();
         let mut control = sessions.begin(label, &open.software, held);
         let id = control.id;
@@ -63,13 +64,41 @@ impl Session {
     }
 
     /// The generation a difference may start from; 0 = none.
-    fn held(&self, open: &v1::SessionOpen) -> u64 {
-        let ours = open.store_id == self.service.state.store_id();
-        if ours && open.held_generation >= self.router.since_generation {
-            open.held_generation
-        } else {
-            0
+    ///
+    /// A router that holds more of this store than the store itself shows that an older copy was
+    /// put back: from here on its generations would be others of the same number. The store
+    /// gets another name, so that every router is given a snapshot.
+    async fn held(&self, open: &v1::SessionOpen) -> Result<u64, Status> {
+        let state = &self.service.state;
+        let (held, newest) = (open.held_generation, state.generation());
+        if open.store_id != state.store_id() || held < self.router.since_generation {
+            return Ok(0);
         }
+        if held <= newest {
+            return Ok(held);
+        }
+        let router = &self.router.name;
+        tracing::error!(
+            event = "store_went_back",
+            router,
+            held,
+            newest,
+            "an older copy of the store was put back; every router takes a snapshot"
+        );
+        let name = open.store_id.clone();
+        let renewed = state.clone();
+        self.service
+            .committer
+            .change(move |tx| {
+                // Another session may have seen the same a moment ago.
+                if renewed.store_id() == name {
+                    tx.store_id = Some(new_store_id());
+                }
+                Ok(())
+            })
+            .await
+            .map_err(|error| commit_status(&error))?;
+        Ok(0)
     }
 
     async fn serve(
@@ -105,7 +134,7 @@ impl Session {
             router_name: self.router.name.clone(),
             router_label: label.bits(),
             domain: self.service.domain,
-            store_id: self.service.state.store_id().to_owned(),
+            store_id: self.service.state.store_id(),
             lease_ms: self.service.timers.router_lease.as_millis() as u32,
             generation: self.service.state.generation(),
         }))

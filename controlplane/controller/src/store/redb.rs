@@ -1,6 +1,5 @@
 //! The embedded engine: one redb file, one writer, readers beside it.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use caplane_proto::v1;
@@ -8,7 +7,7 @@ use caplane_wire::Label;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::{Batch, Epoch, Store, StoreError, Stored};
+use super::{Batch, Epoch, Store, StoreError, Stored, new_store_id};
 use crate::convert;
 use crate::record::Object;
 use crate::tables::{LogRow, TableKey};
@@ -205,6 +204,9 @@ impl Store for RedbStore {
                 meta.insert("compiler", epoch.compiler.to_be_bytes().as_slice())?;
                 meta.insert("taxonomy", epoch.taxonomy.as_bytes())?;
             }
+            if let Some(store_id) = &batch.store_id {
+                meta.insert("store_id", store_id.as_bytes())?;
+            }
             Ok(())
         })
     }
@@ -251,18 +253,4 @@ fn read_row(bytes: &[u8]) -> Result<Vec<TableKey>, String> {
             })
         })
         .collect()
-}
-
-/// 128 bits that no other store has. Not a secret: std's hash seeds are random enough.
-fn new_store_id() -> String {
-    let part = |salt: u64| {
-        let mut hasher = RandomState::new().build_hasher();
-        hasher.write_u64(salt);
-        hasher.write_u32(std::process::id());
-        if let Ok(since) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
-            hasher.write_u128(since.as_nanos());
-        }
-        hasher.finish()
-    };
-    format!("{:016x}{:016x}", part(1), part(2))
 }
