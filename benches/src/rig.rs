@@ -200,9 +200,9 @@ impl Rig {
                 .runtime
                 .block_on(Metrics::fetch(&member.admin))
                 .map_err(|e| RigError::Io("metrics", e))?;
-            sum.received += page.sum("router_received_messages_total");
-            sum.forwarded += page.sum("router_forwarded_messages_total");
-            sum.dropped += page.sum("router_dropped_messages_total");
+            sum.received += page.sum("router_messages_received_total");
+            sum.forwarded += page.sum("router_messages_forwarded_total");
+            sum.dropped += page.sum("router_drops_total");
             sum.copied_bytes += page.sum("router_copied_bytes_total");
             sum.forwarded_bytes += page.sum("router_forwarded_bytes_total");
         }
@@ -317,6 +317,30 @@ impl Rig {
             let name = router_name(n);
             let live = self.controller.wait_live(&name, generation, START_PATIENCE);
             self.runtime.block_on(live)?;
+        }
+        self.wait_links(routers)
+    }
+
+    /// Waits until each router sees its neighbours alive.
+    fn wait_links(&self, routers: usize) -> Result<(), RigError> {
+        let deadline = Instant::now() + START_PATIENCE;
+        for (n, member) in self.members.iter().enumerate() {
+            let wanted = usize::from(n > 0) + usize::from(n + 1 < routers);
+            loop {
+                let page = self
+                    .runtime
+                    .block_on(Metrics::fetch(&member.admin))
+                    .map_err(|e| RigError::Io("metrics", e))?;
+                let alive = page.sum("router_links_alive");
+                if alive >= wanted as f64 {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    let what = format!("{alive} of {wanted} links alive after {START_PATIENCE:?}");
+                    return Err(self.router_failed(n, what));
+                }
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 const EXIT_SATURATED: u8 = 3;
 /// The router took less than was offered.
 const EXIT_HELD_BACK: u8 = 4;
-/// Corrupted or misrouted messages.
+/// Corrupted or misrouted messages, or none at all.
 const EXIT_FAULTY: u8 = 5;
 /// How long the generator is measured against itself.
 const SELF_TEST: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const SELF_TEST: Duration = Duration::from_secs(1);
 /// Without --router it starts routers of its own, with tables of --classes labels.
 ///
 /// Exit code: 0 valid, 1 an error, 3 generator saturated (result invalid), 4 the router took less than was offered,
-/// 5 corrupted or misrouted messages.
+/// 5 corrupted or misrouted messages, or none received.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -282,6 +282,6 @@ fn print(report: &Report, json: bool) -> ExitCode {
             ExitCode::from(EXIT_SATURATED)
         }
         Verdict::HeldBack => ExitCode::from(EXIT_HELD_BACK),
-        Verdict::Faulty => ExitCode::from(EXIT_FAULTY),
+        Verdict::Faulty | Verdict::NothingReceived => ExitCode::from(EXIT_FAULTY),
     }
 }

@@ -20,7 +20,9 @@ pub enum Verdict {
     HeldBack,
     /// The generator could not keep up: the result is invalid.
     GeneratorSaturated,
-    /// Messages came back corrupted or reached the wrong receiver.
+    /// Nothing came through.
+    NothingReceived,
+    /// Messages came through corrupted or reached the wrong receiver.
     Faulty,
 }
 
@@ -301,6 +303,9 @@ impl Report {
         if self.corrupted + self.misrouted > 0 {
             return Verdict::Faulty;
         }
+        if self.received == 0 {
+            return Verdict::NothingReceived;
+        }
         match self.offered_per_s {
             Some(offered) if self.sent_per_s < offered * OFFERED_PART => {
                 if self.blocked_part > BLOCKED_PART {
@@ -424,6 +429,7 @@ impl fmt::Display for Report {
                 Verdict::HeldBack =>
                     "held back: the router took less than was offered; this is its limit, and the latency is that of an overload",
                 Verdict::GeneratorSaturated => "generator saturated: result invalid",
+                Verdict::NothingReceived => "NOTHING RECEIVED: result invalid",
                 Verdict::Faulty => "FAULTY: corrupted or misrouted messages",
             }
         )
