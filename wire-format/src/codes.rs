@@ -66,7 +66,7 @@ codes! {
         PolicyDenied = 0x105, "POLICY_DENIED";
         /// There is no room for a bulk message.
         Overloaded = 0x106, "OVERLOADED";
-        /// The peer that a bulk message was on its way to is gone.
+        /// The peer that a bulk message was on its way to is gone, or none can be reached now.
         Gone = 0x107, "GONE";
         /// This side is draining and takes no new streams.
         Draining = 0x108, "DRAINING";
