@@ -387,7 +387,7 @@ impl Object {
     /// Reads a stored value of the kind `tag`.
     ///
     /// # Errors
-    /// An unknown kind, or a value that is no record of it.
+    /// An unknown kind, a value that is no record of it, or numbers that make no label.
     pub fn from_bytes(tag: u8, value: &[u8]) -> Result<Self, RecordError> {
         let refuse = |cause: String| RecordError { tag, cause };
         fn read<T: Message + Default>(tag: u8, value: &[u8]) -> Result<T, RecordError> {
@@ -396,7 +396,7 @@ impl Object {
                 cause: e.to_string(),
             })
         }
-        Ok(match tag {
+        let object = match tag {
             1 => {
                 let record: CounterRecord = read(tag, value)?;
                 if CounterKind::from_number(record.kind).is_none() {
@@ -414,7 +414,31 @@ impl Object {
             9 => Self::Group(read(tag, value)?),
             10 => Self::Attachment(read(tag, value)?),
             _ => return Err(refuse("the kind is unknown".into())),
-        })
+        };
+        match object.number_out_of_range() {
+            None => Ok(object),
+            Some(number) => Err(refuse(format!("{number} is no number of the kind"))),
+        }
+    }
+
+    /// A number in the record that the allocator never hands out.
+    fn number_out_of_range(&self) -> Option<u32> {
+        let check = |kind: CounterKind, number: u32| {
+            (number == 0 || number > kind.largest()).then_some(number)
+        };
+        let tenant = |number: u32| (number > CounterKind::Tenant.largest()).then_some(number);
+        match self {
+            Self::Counter(_) | Self::Grant(_) | Self::Override(_) | Self::Link(_) => None,
+            Self::Tenant(r) => tenant(r.id),
+            Self::Permission(r) => tenant(r.from).or(tenant(r.to)),
+            Self::Agent(r) => check(CounterKind::Agent, r.number).or(tenant(r.tenant)),
+            Self::Router(r) => check(CounterKind::Router, r.number),
+            Self::Group(r) => check(CounterKind::Group, r.number).or(tenant(r.tenant)),
+            Self::Attachment(r) => {
+                let label = (!Label::from_bits(r.label).is_instance()).then_some(r.label);
+                label.or(check(CounterKind::Router, r.router))
+            }
+        }
     }
 }
 

@@ -544,3 +544,59 @@ async fn an_older_copy_of_the_store_is_noticed_and_every_router_takes_a_snapshot
     assert_eq!(r1.update().await.base, 0, "a snapshot");
     assert!(controller.log().contains("store_went_back"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_reads_nothing_delays_nobody_and_takes_one_update_for_all_it_missed() {
+    let controller = Controller::start();
+    let mut operator = controller.operator().await;
+    fabric(&mut operator).await;
+    // Identities of about 100 bytes: a snapshot of more than one part.
+    for batch in 0..2 {
+        let agents = (0..8_000)
+            .map(|i| {
+                let agent = v1::Agent {
+                    uri: agent_uri(&format!("one-of-many-with-a-long-name-{batch}-{i}")),
+                    ..v1::Agent::default()
+                };
+                (Insert, Body::Agent(agent))
+            })
+            .collect();
+        operator.write(write(agents)).await.expect("written");
+    }
+    let mut slow = SimulatedRouter::open(&controller, "r1", Held::default(), vec![])
+        .await
+        .expect("accepted");
+    let mut quick = SimulatedRouter::open(&controller, "r2", Held::default(), vec![])
+        .await
+        .expect("accepted");
+    let snapshot = quick.update().await;
+    assert!(snapshot.parts > 1, "in parts");
+    quick.accept(snapshot).await;
+    let mut newest = 0;
+    for i in 0..100 {
+        let action = if i % 2 == 0 { Delete } else { Insert };
+        let done = operator.write(write(vec![(action, grant("hotel"))])).await;
+        newest = done.expect("written").into_inner().generation;
+    }
+    quick.follow(newest).await;
+
+    let first = slow.update().await;
+    assert!(first.generation < newest, "made before the others");
+    slow.accept(first).await;
+    let rest = slow.update().await;
+    assert_eq!(rest.generation, newest, "one update for all it missed");
+    assert!(rest.upserts.len() <= 2, "each entry once, as it is now");
+    slow.accept(rest).await;
+    let shared = |router: &SimulatedRouter| {
+        let mut entries = router.entries();
+        entries.retain(|key, _| {
+            let key = <v1::ResourceKey as prost::Message>::decode(key.as_slice());
+            !matches!(
+                key.expect("a key").key,
+                Some(v1::resource_key::Key::Transit(_) | v1::resource_key::Key::Neighbour(_))
+            )
+        });
+        entries
+    };
+    assert_eq!(shared(&slow), shared(&quick));
+}

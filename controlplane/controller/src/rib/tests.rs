@@ -77,4 +77,6 @@ fn every_object_survives_its_stored_form() {
     }
     assert!(Object::from_bytes(99, &[]).is_err());
     assert!(Object::from_bytes(3, &[0xff]).is_err());
+    let nobody = Object::from_bytes(3, &[]).expect_err("agent number 0");
+    assert!(nobody.to_string().contains("0 is no number"), "{nobody}");
 }
