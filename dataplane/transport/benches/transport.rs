@@ -1,7 +1,8 @@
 //! What a hop costs in this crate alone: lanes in, headers walked in place, lanes out, all over loopback.
 //!
 //! `cargo bench -p caplane-transport [-- SECONDS]` prints, per packet size and message size, the processor time that the
-//! hop's thread spends per message and per packet; then what a handshake costs with and without the hybrid key exchange.
+//! hop's thread spends per message and per packet; then what a handshake costs with and without the hybrid key exchange, and
+//! what an idle connection costs.
 //! A sender, a hop and a receiver run on three threads; processor time is the hop's own (`/proc/thread-self/schedstat`), so
 //! that neither the number of cores nor the other two threads matter much.
 
@@ -30,6 +31,7 @@ fn main() {
     for hybrid in [true, false] {
         handshakes(hybrid, 500);
     }
+    idle(2_000);
 }
 
 fn lanes(duration: Duration) {
@@ -281,4 +283,45 @@ fn handshakes(hybrid: bool, count: u64) {
     );
     stop.store(true, Ordering::Relaxed);
     dialler.join().expect("the dialler ends");
+}
+
+/// Resident memory of this process in bytes.
+fn resident() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux has statm");
+    let pages = text.split_whitespace().nth(1).expect("a number");
+    pages.parse::<f64>().expect("a number") * 4_096.0
+}
+
+/// Connections that say nothing: memory of both ends, and processor time of the accepting one.
+fn idle(count: u64) {
+    let ca = Ca::new("bench root");
+    let mut server = Endpoint::bind(config(&ca, "router/hop", None)).expect("bind");
+    let mut client = Endpoint::bind(config(&ca, "agent/one", None)).expect("bind");
+    let address = server.local_addr();
+    let before = resident();
+    for _ in 0..count {
+        client.connect(address, None).expect("connect");
+        tick(&mut client, |_, _| {});
+        tick(&mut server, |_, _| {});
+    }
+    while server.counters().connected < count || client.counters().connected < count {
+        tick(&mut client, |_, _| {});
+        tick(&mut server, |_, _| {});
+    }
+    let settle = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < settle {
+        tick(&mut client, |_, _| {});
+        tick(&mut server, |_, _| {});
+    }
+    let memory = (resident() - before) / count as f64;
+    let cpu = cpu_ns();
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        tick(&mut server, |_, _| {});
+    }
+    println!(
+        "{count} idle connections: {:.1} KiB resident each, both ends together; accepting end {:.3} % of a core",
+        memory / 1_024.0,
+        (cpu_ns() - cpu) as f64 / 2e9 * 100.0
+    );
 }

@@ -27,9 +27,6 @@ use crate::tls::{Handshakes, quic_config};
 /// After this time without its message's end an idle lane's tail is moved out of its slab.
 const TAIL_IDLE: Duration = Duration::from_secs(1);
 
-/// How often a connection's sending streams are asked whether the peer stopped them; a send to such a stream fails at once.
-const STOP_LOOK: Duration = Duration::from_millis(2);
-
 /// Everything of an endpoint but the socket.
 pub(crate) struct Core {
     pub(crate) config: EndpointConfig,
@@ -299,11 +296,7 @@ impl Core {
         if connection.tx.retry(&mut connection.quic) {
             self.events.push_back(Event::Writable { peer });
         }
-        if self.now >= connection.next_stop_look || connection.tx.has_stopped() {
-            connection.next_stop_look = self.now + STOP_LOOK;
-            let stopped = connection.tx.take_stopped(peer, &mut connection.quic);
-            self.events.extend(stopped);
-        }
+        self.events.extend(connection.take_stopped(self.now));
         if connection.ending.is_none() {
             connection.ending = connection.end();
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use caplane_wire::control::LengthPrefix;
-use caplane_wire::{Preface, StreamKind, TrafficClass};
+use caplane_wire::{Preface, StreamCode, StreamKind, TrafficClass};
 
 use crate::error::SendError;
 use crate::event::{BulkTx, Event, LaneTx, PeerId};
@@ -149,7 +149,10 @@ impl TxStreams {
                 self.streams.remove(&stream);
             }
             // The owner hears of a stop by its own event.
-            Push::Stopped => return Err(SendError::Closed),
+            Push::Stopped => {
+                self.stop_seen = true;
+                return Err(SendError::Closed);
+            }
         }
         Ok(())
     }
@@ -189,6 +192,11 @@ impl TxStreams {
         freed
     }
 
+    /// Streams that are open for sending.
+    pub(crate) fn open_count(&self) -> usize {
+        self.streams.len()
+    }
+
     /// True when `take_stopped` has something to tell, however short its last look is ago.
     pub(crate) fn has_stopped(&self) -> bool {
         self.stop_seen
@@ -202,7 +210,9 @@ impl TxStreams {
         self.streams.retain(|stream, sending| {
             let code = match (sending.stopped, quic.stream_capacity(*stream)) {
                 (Some(code), _) | (None, Err(quiche::Error::StreamStopped(code))) => code,
-                _ => return true,
+                // Forgotten by QUIC although we did not end it: it was stopped and the code went by unseen.
+                (None, Err(_)) => StreamCode::Refused.number(),
+                (None, Ok(_)) => return true,
             };
             events.push(match sending.kind {
                 StreamKind::Lane => Event::LaneStopped {
@@ -281,13 +291,15 @@ enum Push {
 fn push(stream: u64, sending: &mut Sending, token: &Arc<()>, quic: &mut Quic) -> Push {
     let capacity = match quic.stream_capacity(stream) {
         Ok(capacity) => capacity,
-        Err(quiche::Error::StreamStopped(code)) => {
+        Err(error) => {
             sending.pending = Bytes::new();
             // QUIC says it once and forgets the stream.
-            sending.stopped = Some(code);
+            sending.stopped = Some(match error {
+                quiche::Error::StreamStopped(code) => code,
+                _ => StreamCode::Refused.number(),
+            });
             return Push::Stopped;
         }
-        Err(_) => return Push::Finished,
     };
     // Never offer more than the capacity: QUIC drops what it refuses.
     let taken = capacity.min(sending.pending.len());

@@ -207,6 +207,49 @@ fn bulk_streams_that_break_off_or_lie_about_their_length_are_reset() {
 }
 
 #[test]
+fn a_stop_is_told_though_bytes_still_wait() {
+    let mut pair = Pair::new(v4(), |config| {
+        config.stream_window = 64 << 10;
+        config.connection_window = 64 << 10;
+    });
+    let (bulk, to_server, to_client) = (pair.bulk(), pair.to_server, pair.to_client);
+    pair.client
+        .endpoint
+        .send_bulk(to_server, bulk, message(1, 1_000_000), true)
+        .expect("send");
+    let mut at_server = None;
+    pair.drive("the bulk stream has begun", |_, server| {
+        at_server = at_server.or_else(|| {
+            server.take(|event| match event {
+                Event::Bulk { bulk, .. } => Some(*bulk),
+                _ => None,
+            })
+        });
+        if let Some(bulk) = at_server {
+            server.endpoint.pause_bulk(to_client, bulk);
+        }
+        at_server.is_some()
+    });
+    assert!(!pair.client.endpoint.bulk_ready(to_server, bulk));
+    let stream = at_server.expect("begun").stream_id();
+    pair.server.endpoint.reset_rx(to_client, stream, 0x106);
+    let mut code = None;
+    pair.drive("the sender is told", |client, _| {
+        code = code.or_else(|| {
+            client.take(|event| match event {
+                Event::BulkStopped { code, .. } => Some(*code),
+                _ => None,
+            })
+        });
+        code.is_some()
+    });
+    assert_eq!(code, Some(0x106));
+    pair.drive("nothing is owed", |client, _| {
+        client.endpoint.acked(to_server)
+    });
+}
+
+#[test]
 fn a_paused_lane_holds_its_sender_back_and_nobody_else() {
     let mut pair = Pair::new(v4(), |config| {
         config.stream_window = 1 << 20;
