@@ -1,8 +1,9 @@
 //! `caplane-router`: arguments, logs and signals around [`caplane_router::Router`].
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use caplane_router::config::RouterConfig;
@@ -107,6 +108,7 @@ fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("CAPLANE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.init(),
@@ -115,17 +117,13 @@ fn start_log(format: LogFormat) {
 }
 
 fn run(path: &std::path::Path, exit_with_stdin: bool) -> ExitCode {
-    let started = RouterConfig::load(path)
-        .map_err(anyhow::Error::from)
-        .and_then(|config| Router::start(&config).context("the router did not start"));
-    let router = match started {
-        Ok(router) => router,
-        Err(error) => {
-            eprintln!("caplane-router: {error:#}");
-            return ExitCode::from(2);
-        }
-    };
-    match until_ended(router, exit_with_stdin) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let ended = runtime
+        .context("setting up signal handling")
+        .and_then(|runtime| runtime.block_on(start_and_wait(path, exit_with_stdin)));
+    match ended {
         Ok(Ended::Asked) => ExitCode::SUCCESS,
         Ok(Ended::Failed(reason)) => {
             eprintln!("caplane-router: {reason}");
@@ -133,41 +131,46 @@ fn run(path: &std::path::Path, exit_with_stdin: bool) -> ExitCode {
         }
         Err(error) => {
             eprintln!("caplane-router: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
 }
 
-/// Waits for signals and for the router's end.
-fn until_ended(mut router: Router, exit_with_stdin: bool) -> anyhow::Result<Ended> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("setting up signal handling")?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-        let mut stdin_ended = stdin_watch(exit_with_stdin);
-        let mut draining = false;
-        let mut stdin_open = true;
-        loop {
-            tokio::select! {
-                ended = router.ended() => return Ok(ended),
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                _ = &mut stdin_ended, if stdin_open => {
-                    stdin_open = false;
-                    draining = true;
-                }
-            }
-            if draining {
-                router.stop();
-            } else {
+/// Starts the router and waits for its end, or for signals that ask for it.
+async fn start_and_wait(path: &std::path::Path, exit_with_stdin: bool) -> anyhow::Result<Ended> {
+    // Before anybody can know that the router is there.
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let mut stdin_ended = stdin_watch(exit_with_stdin);
+    let config = RouterConfig::load(path)?;
+    let mut router = Router::start(&config).context("the router did not start")?;
+    let mut draining = false;
+    let mut stdin_open = true;
+    loop {
+        tokio::select! {
+            ended = router.ended() => return Ok(ended),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = &mut stdin_ended, if stdin_open => {
+                stdin_open = false;
                 draining = true;
-                router.drain();
             }
         }
-    })
+        if draining {
+            router.stop();
+            std::thread::spawn(end_for_certain);
+        } else {
+            draining = true;
+            router.drain();
+        }
+    }
+}
+
+/// A worker that ticks stops within milliseconds; one that does not must not keep the process.
+fn end_for_certain() {
+    std::thread::sleep(Duration::from_secs(1));
+    eprintln!("caplane-router: a thread did not stop; ended without it");
+    std::process::exit(1);
 }
 
 /// Resolves when standard input ends; never, when that is not asked for.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use caplane_core::forward::ForwarderConfig;
 use caplane_transport::{
     Credentials, CredentialsError, Endpoint, EndpointConfig, EndpointError, TrustBundle,
 };
@@ -192,9 +193,10 @@ impl Router {
     fn tell(&self, command: impl Fn(Duration) -> Command) {
         for worker in &self.workers {
             if worker.send(command(self.drain_period)).is_err() {
-                tracing::error!(
+                // Gone already, or stuck: then it is the second signal that ends the process.
+                tracing::debug!(
                     event = "command_lost",
-                    "a worker's command channel is full or closed"
+                    "a worker's channel is full or closed"
                 );
             }
         }
@@ -294,6 +296,9 @@ fn endpoint_config(config: &RouterConfig, credentials: Credentials) -> EndpointC
     endpoint.keepalive = Some(config.timers.idle_timeout / 3);
     endpoint.silence = Some(config.timers.silence_timeout);
     endpoint.peers_max = config.limits.peers_max;
+    // Queues pin slabs; as many again are being read into, or sent and not yet acknowledged.
+    let queue_slabs = config.limits.queue_total_bytes_max / ForwarderConfig::default().slab_bytes;
+    endpoint.slabs_max = (2 * queue_slabs).max(64);
     endpoint.control_message_max = CONTROL_BYTES_MAX;
     endpoint.bulk_message_max = config.limits.bulk_message_bytes_max;
     endpoint

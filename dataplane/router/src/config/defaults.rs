@@ -27,9 +27,9 @@ pub const BULK_MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// 1.25 GB/s (10 Gb/s) receiver; more only adds delay.
 pub const QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Bytes per worker over all peers: 256 full queues. More peers than that
+/// Bytes per worker over all peers: 64 full queues. More peers than that
 /// standing still at once is an outage, not a burst.
-pub const QUEUE_TOTAL_BYTES_MAX: usize = 1024 * 1024 * 1024;
+pub const QUEUE_TOTAL_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Questions: at 2 s timeout this admits 512 a second from a controller that never answers.
 pub const RESOLVE_OUTSTANDING_MAX: usize = 1024;

@@ -8,7 +8,7 @@ use caplane_proto::v1;
 use caplane_proto::v1::control_frame::Frame;
 use caplane_router::control_frame;
 use caplane_transport::{
-    BulkRx, Credentials, Endpoint, EndpointConfig, Event, LaneTx, PeerId, TrustBundle,
+    BulkRx, Credentials, Endpoint, EndpointConfig, Event, LaneRx, LaneTx, PeerId, TrustBundle,
 };
 use caplane_wire::{HeaderRepr, Label, TrafficClass};
 
@@ -27,6 +27,9 @@ pub struct Instance {
     /// Code and reason, when the connection is gone.
     pub closed: Option<(u64, String)>,
     bulk: Vec<(BulkRx, Vec<u8>)>,
+    /// Read no lane: what comes is kept unread and given back at [`Instance::release`].
+    pub hold: bool,
+    held: Vec<(PeerId, LaneRx)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,8 @@ impl Instance {
             frames: Vec::new(),
             closed: None,
             bulk: Vec::new(),
+            hold: false,
+            held: Vec::new(),
         };
         instance.until("connected", |i| i.router.is_some() || i.closed.is_some());
         instance.say(Frame::Hello(v1::Hello {
@@ -144,6 +149,12 @@ impl Instance {
                 mut data,
                 ..
             } => {
+                if self.hold {
+                    self.endpoint.pause(peer, lane);
+                    self.held.push((peer, lane));
+                    self.endpoint.lane_rest(peer, lane, data);
+                    return;
+                }
                 while let Ok(Some(len)) = caplane_wire::message_len(&data, usize::MAX)
                     && data.len() >= len
                 {
@@ -236,6 +247,24 @@ impl Instance {
             self.turn(Duration::from_millis(1));
         }
         self.turn(Duration::ZERO);
+    }
+
+    /// Reads lanes again.
+    pub fn release(&mut self) {
+        self.hold = false;
+        for (peer, lane) in self.held.drain(..) {
+            self.endpoint.resume(peer, lane);
+        }
+    }
+
+    /// True when [`Instance::send`] on the lane of `class` would be taken now.
+    pub fn lane_ready(&self, class: TrafficClass) -> bool {
+        match (self.router, self.lane) {
+            (Some(router), Some((of, lane))) if of == class => {
+                self.endpoint.lane_ready(router, lane)
+            }
+            _ => true,
+        }
     }
 
     /// Ends without a word, as a killed process does.

@@ -25,12 +25,34 @@ pub fn start_router(
     name: &str,
     controllers: &[SocketAddr],
 ) -> Router {
+    start_router_at(pki, folder, name, controllers, "127.0.0.1:0")
+}
+
+/// The same on a chosen address.
+pub fn start_router_at(
+    pki: &pki::Pki,
+    folder: &Path,
+    name: &str,
+    controllers: &[SocketAddr],
+    listen: &str,
+) -> Router {
+    // CAPLANE_LOG=debug shows what the routers said when a test fails.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("CAPLANE_LOG"))
+        .try_init();
+    let text = config_text(pki, name, controllers, listen);
+    let config = RouterConfig::parse(&folder.join("router.toml"), &text).unwrap();
+    Router::start(&config).unwrap()
+}
+
+/// A `router.toml`.
+pub fn config_text(pki: &pki::Pki, name: &str, controllers: &[SocketAddr], listen: &str) -> String {
     let files = pki.router(name);
     let addresses: Vec<String> = controllers.iter().map(|a| format!("\"{a}\"")).collect();
-    let text = format!(
+    format!(
         r#"
 name = "{name}"
-listen = "127.0.0.1:0"
+listen = "{listen}"
 admin = "127.0.0.1:0"
 state_dir = "{name}-state"
 [controller]
@@ -46,9 +68,7 @@ drain_period_ms = 3000
         files.chain.display(),
         files.key.display(),
         pki.roots().display(),
-    );
-    let config = RouterConfig::parse(&folder.join("router.toml"), &text).unwrap();
-    Router::start(&config).unwrap()
+    )
 }
 
 /// The metrics text of a router.
