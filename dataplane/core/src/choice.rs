@@ -46,7 +46,7 @@ fn minus_log2(hash: u64) -> u64 {
     let at = (mantissa >> 55) as usize & 0xff;
     let within = mantissa >> 39 & 0xffff;
     let (high, low) = (u64::from(LOG[at]), u64::from(LOG[at + 1]));
-    (u64::from(zeros) << FRACTION) + high - ((high - low) * within >> 16)
+    (u64::from(zeros) << FRACTION) + high - (((high - low) * within) >> 16)
 }
 
 /// Whom a flow prefers: a running least of cost / weight.

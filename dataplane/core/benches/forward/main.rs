@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::BytesMut;
 use caplane_core::Forwarder;
 use caplane_core::fib::*;
-use caplane_wire::Label;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use load::*;
 

@@ -155,7 +155,7 @@ impl Shard {
 /// Where a key belongs in a table of `len` slots: the low half of the hash, scaled.
 #[inline]
 fn home(hash: u64, len: usize) -> usize {
-    ((hash & 0xffff_ffff) * len as u64 >> 32) as usize
+    (((hash & 0xffff_ffff) * len as u64) >> 32) as usize
 }
 
 #[inline]
@@ -522,7 +522,7 @@ impl OpenShard {
         true
     }
 
-    fn freeze(mut self: Box<Self>) -> Shard {
+    fn freeze(mut self) -> Shard {
         if self.stale_sets && !self.sets.is_empty() {
             self.drop_unused_sets();
         }

@@ -32,10 +32,10 @@ impl Forwarder {
         }
         if !fib.same_topology(&old) {
             for (_, peer) in self.peers.iter() {
-                if let Role::Neighbour { router, .. } = peer.role {
-                    if fib.neighbour(router).is_none() {
-                        unknown.push(peer.key);
-                    }
+                if let Role::Neighbour { router, .. } = peer.role
+                    && fib.neighbour(router).is_none()
+                {
+                    unknown.push(peer.key);
                 }
             }
             self.rebuild_routes();
@@ -196,10 +196,10 @@ impl Forwarder {
         let Some(at) = self.peers.find(peer) else {
             return;
         };
-        if let Role::Neighbour { alive, .. } = &mut self.peers.get_mut(at).role {
-            if core::mem::replace(alive, is_alive) != is_alive {
-                self.rebuild_routes();
-            }
+        if let Role::Neighbour { alive, .. } = &mut self.peers.get_mut(at).role
+            && core::mem::replace(alive, is_alive) != is_alive
+        {
+            self.rebuild_routes();
         }
     }
 

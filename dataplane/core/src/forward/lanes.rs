@@ -280,7 +280,7 @@ impl Forwarder {
     fn egress_lane(&self, from: PeerKey, lane_hint: u32) -> u32 {
         let lane = u64::from(from.slot) << 32 | u64::from(lane_hint);
         let hash = mix_pair(u64::from(from.worker), lane);
-        ((hash >> 32) * u64::from(self.config.lanes_per_class.max(1)) >> 32) as u32
+        (((hash >> 32) * u64::from(self.config.lanes_per_class.max(1))) >> 32) as u32
     }
 
     /// Writes the decision into the header at the front of `message`.

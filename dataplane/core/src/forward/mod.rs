@@ -13,6 +13,7 @@ mod decide;
 mod egress;
 mod lanes;
 mod local;
+mod members;
 mod notice;
 mod peers;
 mod replicate;

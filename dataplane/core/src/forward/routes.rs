@@ -77,7 +77,7 @@ impl Routes {
     pub fn next_hop(&self, router: Label, flow: u64, back: Option<PeerIdx>) -> Option<PeerIdx> {
         let hops = self.by_router.get(&router.bits())?;
         let count = usize::from(hops.count);
-        let at = ((flow & 0xffff_ffff) * count as u64 >> 32) as usize;
+        let at = (((flow & 0xffff_ffff) * count as u64) >> 32) as usize;
         let first = hops.hops[at];
         if back.is_none() || first != back {
             return first;

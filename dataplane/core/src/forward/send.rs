@@ -29,10 +29,10 @@ impl Forwarder {
 
     /// Puts a peer whose lanes were not ready back among the dirty ones (when it is writable again).
     pub fn mark_dirty(&mut self, peer: PeerKey) {
-        if let Some(at) = self.peers.find(peer) {
-            if !self.peers.get(at).egress.is_empty() {
-                self.list(at);
-            }
+        if let Some(at) = self.peers.find(peer)
+            && !self.peers.get(at).egress.is_empty()
+        {
+            self.list(at);
         }
     }
 

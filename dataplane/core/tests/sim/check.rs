@@ -15,6 +15,7 @@ use crate::plan::router;
 
 /// Source label, flow, sequence.
 type Id = (u32, u64, u32);
+type Path = Vec<(usize, Label)>;
 type View<'a> = Header<&'a [u8]>;
 
 #[derive(Default)]
@@ -22,14 +23,14 @@ pub struct Check {
     hash: u64,
     pub sent: BTreeSet<Id>,
     /// Nodes a unicast lane message was at, in order, and the label it had there.
-    paths: BTreeMap<Id, Vec<(usize, Label)>>,
+    paths: BTreeMap<Id, Path>,
     /// Receivers of each message.
     pub delivered: BTreeMap<Id, Vec<usize>>,
     pub delivered_datagrams: u64,
     pub datagrams_lost: u64,
     /// Messages a source was told about, and how.
     pub noticed: BTreeMap<Id, u8>,
-    last: BTreeMap<(usize, u32, u64, Vec<(usize, Label)>), u32>,
+    last: BTreeMap<(usize, u32, u64, Path), u32>,
     /// Hops that lane messages still had at delivery.
     pub hops_left_min: u8,
 }

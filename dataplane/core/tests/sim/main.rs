@@ -4,6 +4,8 @@
 
 mod check;
 mod load;
+mod network;
+mod nodes;
 mod plan;
 mod rng;
 mod scenarios;

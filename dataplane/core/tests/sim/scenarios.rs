@@ -74,7 +74,11 @@ fn busy_line(seed: u64, quality: Quality) -> World {
         ][flow as usize % 5];
         let mut flow = Flow::new(0, to, flow);
         flow.lane = flow.id as u32 % 3;
-        flow.class = if flow.id % 2 == 0 { DROP } else { BLOCK };
+        flow.class = if flow.id.is_multiple_of(2) {
+            DROP
+        } else {
+            BLOCK
+        };
         flow.bytes = [64, 100, 1_000, 8_000][flow.id as usize % 4];
         // Slowly enough for a lossy path's windows: nothing has to be dropped.
         flow.send(&mut world, 0..50, 0, 200 * quality.delay_us.max(1_000));
@@ -427,7 +431,7 @@ fn chaos(seed: u64) -> World {
     let mut attached = vec![(0, 1, 0), (0, 2, 1), (1, 1, 2), (1, 2, 3)];
     attached.extend((2..10).map(|agent| (agent, 1, agent % 4)));
     let plan = plan(4, &links, agents, &attached);
-    let quality = if seed % 3 == 0 {
+    let quality = if seed.is_multiple_of(3) {
         Quality::LAN
     } else {
         Quality::BAD
@@ -447,11 +451,8 @@ fn chaos(seed: u64) -> World {
         "group:1",
     ];
     for id in 0..60 {
-        let mut flow = Flow::new(
-            rng.below(4) as usize,
-            &rng.pick(&targets[..]).to_string(),
-            id,
-        );
+        let to: &str = rng.pick::<&str>(&targets);
+        let mut flow = Flow::new(rng.below(4) as usize, to, id);
         flow.tenant = *rng.pick(&[0, 1, 1, 2, 2]);
         flow.lane = rng.below(3) as u32;
         flow.class = *rng.pick(&[

@@ -161,7 +161,8 @@ fn own_members_of_parents_serve_and_siblings_never() {
     let sibling = (5, 1, "class:7.12.4");
     let shared = (6, 0, "class:7.12.3");
     let shared_parent = (7, 0, "class:7.12");
-    let cases: [(&[(u32, u32, &str)], Option<u32>); 8] = [
+    type Members<'a> = &'a [(u32, u32, &'a str)];
+    let cases: [(Members, Option<u32>); 8] = [
         (
             &[exact, parent, top, sibling, shared, shared_parent],
             Some(2),

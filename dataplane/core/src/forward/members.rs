@@ -1,0 +1,334 @@
+//! Who of those that serve a label gets the message: classes with their fallbacks, agents, weights, the dead
+//! left out. Reads tables, changes nothing; refuses to know where a message came from.
+
+use caplane_wire::{Label, LabelKind, TrafficClass};
+
+use super::Forwarder;
+use super::decide::{Asker, Key, Target};
+use super::local::{Here, LocalMember};
+use super::peers::PeerIdx;
+use crate::DropReason;
+use crate::choice::{least_of_two, rendezvous};
+use crate::fib::{Member, Policy};
+
+/// Remembers why nothing was found, the most telling reason first.
+#[derive(Default)]
+struct Misses {
+    dead: bool,
+    denied: bool,
+}
+
+impl Misses {
+    fn reason(&self) -> DropReason {
+        match (self.dead, self.denied) {
+            (true, _) => DropReason::Unreachable,
+            (_, true) => DropReason::PolicyDenied,
+            _ => DropReason::NoRoute,
+        }
+    }
+}
+
+/// Classes.
+impl Forwarder {
+    /// Lookup order (R9, R13): (T, exact), (0, exact), (T, parent), (0, parent), ...; at the
+    /// requested class everything below counts, at its parents only their own members. `elsewhere`: this
+    /// router is out of the question.
+    #[inline]
+    pub(super) fn class_target(
+        &self,
+        asker: Asker<'_>,
+        tenant: u32,
+        requested: Label,
+        key: Key,
+        elsewhere: bool,
+    ) -> Result<Target, DropReason> {
+        let mut misses = Misses::default();
+        let mut label = requested;
+        loop {
+            let exact = label == requested;
+            for owner in owners(tenant) {
+                let Some(view) = self.fib.class_view(owner, label) else {
+                    // An instance attached while the controller is away is not in the table yet.
+                    if !elsewhere && let Some(target) = self.local_class((owner, label, exact), key)
+                    {
+                        if self.may_match(asker, (owner, label), (tenant, requested)) {
+                            return Ok(target);
+                        }
+                        misses.denied = true;
+                    }
+                    continue;
+                };
+                let members = if exact { view.subtree } else { view.own };
+                let members = members.as_slice();
+                if members.is_empty() {
+                    continue;
+                }
+                if !self.may_match(asker, (owner, label), (tenant, requested)) {
+                    misses.denied = true;
+                    continue;
+                }
+                match self.class_member(members, (owner, label, exact), key, elsewhere) {
+                    Some(target) => return Ok(target),
+                    None => misses.dead = true,
+                }
+            }
+            match label.parent() {
+                Some(parent) => label = parent,
+                None => return Err(misses.reason()),
+            }
+        }
+    }
+
+    /// One live member of a class at one level.
+    #[inline]
+    fn class_member(
+        &self,
+        members: &[Member],
+        class: (u32, Label, bool),
+        key: Key,
+        elsewhere: bool,
+    ) -> Option<Target> {
+        let this = self.fib.router();
+        // The common case: one egress router, and it is this one.
+        if let [Member { router, .. }] = members
+            && *router == this
+        {
+            return if elsewhere {
+                None
+            } else {
+                self.local_class(class, key)
+            };
+        }
+        let alive = |member: &Member| match member.router == this {
+            true => !elsewhere && self.local_class(class, key).is_some(),
+            false => self.routes.reaches(member.router),
+        };
+        match self.pick_router(members, key, alive) {
+            Some(router) if router == this => self.local_class(class, key),
+            Some(router) => Some(Target::Router(router)),
+            // The table does not name this router, or names nobody alive.
+            None if !elsewhere => self.local_class(class, key),
+            None => None,
+        }
+    }
+
+    /// An attached member of a class at one level: anything below counts where it is `exact`.
+    #[inline]
+    fn local_class(&self, (owner, label, exact): (u32, Label, bool), key: Key) -> Option<Target> {
+        let members = match exact {
+            true => self.local.subtree(owner, label),
+            false => self.local.own(owner, label),
+        };
+        self.pick_here(members, key).map(Target::Here)
+    }
+
+    /// An attached instance for a requested class, in the order of [`Forwarder::class_target`].
+    pub(super) fn class_here(
+        &self,
+        source: Label,
+        tenant: u32,
+        requested: Label,
+        key: Key,
+    ) -> Option<PeerIdx> {
+        let asker = Asker::Source(source);
+        let mut label = requested;
+        loop {
+            let exact = label == requested;
+            for owner in owners(tenant) {
+                let class = (owner, label, exact);
+                let Some(Target::Here(peer)) = self.local_class(class, key) else {
+                    continue;
+                };
+                if self.may_match(asker, (owner, label), (tenant, requested)) {
+                    return Some(peer);
+                }
+            }
+            label = label.parent()?;
+        }
+    }
+
+    /// Does policy allow the class matched? The class requested was allowed before.
+    #[inline]
+    fn may_match(&self, asker: Asker<'_>, matched: (u32, Label), requested: (u32, Label)) -> bool {
+        if matched == requested {
+            return true;
+        }
+        match asker {
+            Asker::Policy(policy) => policy.allows_class(matched.0, matched.1),
+            Asker::Source(source) => {
+                let identity = self.fib.identity_of(source);
+                let policy = identity.and_then(|identity| self.fib.policy(identity.policy));
+                policy.is_some_and(|policy| policy.allows_class(matched.0, matched.1))
+            }
+        }
+    }
+
+    /// Does the table name this router for the requested label, at any level?
+    pub(super) fn names_this_router(&self, tenant: u32, requested: Label) -> bool {
+        let this = self.fib.router();
+        let here = |members: &[Member]| members.iter().any(|member| member.router == this);
+        if requested.kind() == LabelKind::Agent {
+            let view = self.fib.agent_view(requested.any_instance());
+            return view.is_some_and(|view| here(view.members.as_slice()));
+        }
+        core::iter::once(requested)
+            .chain(requested.ancestors())
+            .any(|label| {
+                let mut owners = owners(tenant);
+                owners.any(|owner| {
+                    let view = self.fib.class_view(owner, label);
+                    view.is_some_and(|view| match label == requested {
+                        true => here(view.subtree.as_slice()),
+                        false => here(view.own.as_slice()),
+                    })
+                })
+            })
+    }
+}
+
+/// Agents.
+impl Forwarder {
+    /// Unicast. `policy` = the sender's at the ingress router; `None` = a reroute, which was allowed
+    /// before and does not come back here.
+    #[inline]
+    pub(super) fn agent_target(
+        &self,
+        policy: Option<&Policy>,
+        requested: Label,
+        key: Key,
+    ) -> Result<Target, DropReason> {
+        let agent = requested.any_instance();
+        let view = self.fib.agent_view(agent);
+        if let Some(policy) = policy {
+            let tenant = match &view {
+                Some(view) => view.tenant,
+                None => {
+                    self.fib
+                        .identity_of(agent)
+                        .ok_or(DropReason::NoRoute)?
+                        .tenant
+                }
+            };
+            if !self.fib.allows_agent(policy, tenant, agent) {
+                return Err(DropReason::PolicyDenied);
+            }
+            if requested.is_instance()
+                && let Some(peer) = self.local.instance(requested)
+            {
+                return Ok(Target::Here(peer));
+            }
+        }
+        let this = self.fib.router();
+        let wanted = requested.instance();
+        let alive = |member: &Member| {
+            (wanted == 0 || member.instance == wanted)
+                && match member.router == this {
+                    true => policy.is_some() && self.instance_here(agent, member).is_some(),
+                    false => self.routes.reaches(member.router),
+                }
+        };
+        let members = view
+            .as_ref()
+            .map_or(&[][..], |view| view.members.as_slice());
+        match self.pick(
+            members,
+            key,
+            |m| (instance_bits(agent, m), m.weight),
+            alive,
+            |_| 0,
+        ) {
+            Some(at) if members[at].router == this => {
+                let peer = self.instance_here(agent, &members[at]);
+                peer.map(Target::Here).ok_or(DropReason::Unreachable)
+            }
+            Some(at) => Ok(Target::Router(members[at].router)),
+            None if policy.is_some() => {
+                let peer = self.agent_here(requested, key);
+                let known = view.is_some() || self.fib.identity_of(agent).is_some();
+                let reason = if known {
+                    DropReason::Unreachable
+                } else {
+                    DropReason::NoRoute
+                };
+                peer.map(Target::Here).ok_or(reason)
+            }
+            None => Err(DropReason::Unreachable),
+        }
+    }
+
+    fn instance_here(&self, agent: Label, member: &Member) -> Option<PeerIdx> {
+        self.local
+            .instance(Label::from_bits(instance_bits(agent, member)))
+    }
+
+    /// An attached instance of the agent, or the very instance asked for.
+    pub(super) fn agent_here(&self, requested: Label, key: Key) -> Option<PeerIdx> {
+        if requested.is_instance() {
+            return self.local.instance(requested);
+        }
+        self.pick_here(self.local.agent(requested), key)
+    }
+}
+
+/// The same bits wherever the choice is made, so that ingress and egress router prefer the same instance.
+#[inline]
+fn instance_bits(agent: Label, member: &Member) -> u32 {
+    agent.bits() | u32::from(member.instance)
+}
+
+/// The tenants whose class may match: the one asked for, then the shared one.
+#[inline]
+fn owners(tenant: u32) -> impl Iterator<Item = u32> {
+    core::iter::once(tenant).chain((tenant != 0).then_some(0))
+}
+
+/// Members.
+impl Forwarder {
+    #[inline]
+    fn pick<T>(
+        &self,
+        members: &[T],
+        key: Key,
+        name_and_weight: impl Fn(&T) -> (u32, u32),
+        alive: impl Fn(&T) -> bool,
+        load: impl Fn(&T) -> u64,
+    ) -> Option<usize> {
+        match key.affinity {
+            true => rendezvous(members, key.hash, name_and_weight, alive),
+            false => least_of_two(members, key.hash, name_and_weight, alive, load),
+        }
+    }
+
+    #[inline]
+    fn pick_router(
+        &self,
+        members: &[Member],
+        key: Key,
+        alive: impl Fn(&Member) -> bool,
+    ) -> Option<Label> {
+        let load = |member: &Member| {
+            let hop = self.routes.next_hop(member.router, key.hash, None);
+            hop.map_or(0, |hop| self.load(hop, key.class))
+        };
+        let name = |member: &Member| (member.router.bits(), member.weight);
+        self.pick(members, key, name, alive, load)
+            .map(|at| members[at].router)
+    }
+
+    #[inline]
+    fn pick_here(&self, here: Here<'_>, key: Key) -> Option<PeerIdx> {
+        let members = match here {
+            Here::Nobody => return None,
+            Here::One(peer) => return Some(peer),
+            Here::Many(members) => members,
+        };
+        let name = |member: &LocalMember| (member.label.bits(), member.weight);
+        let load = |member: &LocalMember| self.load(member.peer, key.class);
+        self.pick(members, key, name, |_| true, load)
+            .map(|at| members[at].peer)
+    }
+
+    fn load(&self, peer: PeerIdx, class: TrafficClass) -> u64 {
+        self.peers.get(peer).egress.bytes(class) as u64
+    }
+}
