@@ -19,6 +19,7 @@ use crate::pki::{self, Authority, Overwrite, PemFiles, PkiError, Role};
 mod binaries;
 mod child;
 mod configuration;
+mod member;
 mod observe;
 
 pub use binaries::Binaries;
@@ -27,6 +28,7 @@ pub use configuration::{FabricConfig, LinkSpec, RouterSpec};
 pub use observe::{Metrics, cpu_time};
 
 use child::{Child, POLL};
+use member::Member;
 
 /// Longest a child may take to bind its sockets, and the fabric to become ready.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
@@ -98,15 +100,6 @@ pub enum FabricError {
     Api(#[from] ApiError),
 }
 
-/// One child: its program and configuration outlive the process, which comes and goes.
-#[derive(Debug)]
-struct Member {
-    program: PathBuf,
-    folder: PathBuf,
-    running: Option<Child>,
-    addresses: BTreeMap<String, String>,
-}
-
 /// A running fabric. Its children end when it is dropped, and when this process dies.
 #[derive(Debug)]
 pub struct Fabric {
@@ -153,24 +146,14 @@ impl Fabric {
             Overwrite::Replace,
         )?;
         let mut controller = Member::new(&config, &config.binaries.controller, CONTROLLER);
-        write(
-            &controller.config_path(),
-            &config.controller_toml(&controller.addresses),
-        )?;
+        controller.configure(&config.controller_toml(&controller.addresses))?;
         controller.start(CONTROLLER).await?;
         // From now on a restart comes back at the same addresses.
-        write(
-            &controller.config_path(),
-            &config.controller_toml(&controller.addresses),
-        )?;
-        let address = controller
-            .address(CONTROLLER, "listen_northbound")?
-            .to_owned();
-        let southbound = controller
-            .address(CONTROLLER, "listen_southbound")?
-            .to_owned();
+        controller.configure(&config.controller_toml(&controller.addresses))?;
+        let address = controller.address(CONTROLLER, "northbound")?.to_owned();
+        let southbound = controller.address(CONTROLLER, "southbound")?.to_owned();
         let credentials = operator_credentials(&config.folder)?;
-        let api = connect(&address, &credentials, &mut controller).await?;
+        let api = controller.connect(&address, &credentials).await?;
         members.insert(CONTROLLER.to_owned(), controller);
 
         let mut fabric = Self {
@@ -182,6 +165,7 @@ impl Fabric {
         fabric.register_topology().await?;
         fabric.start_routers(&southbound).await?;
         fabric.wait_live().await?;
+        fabric.wait_links().await?;
         Ok(fabric)
     }
 
@@ -230,8 +214,7 @@ impl Fabric {
     /// # Errors
     /// None once started.
     pub fn northbound_address(&self) -> Result<&str, FabricError> {
-        self.member(CONTROLLER)?
-            .address(CONTROLLER, "listen_northbound")
+        self.member(CONTROLLER)?.address(CONTROLLER, "northbound")
     }
 
     /// Process id of a running child.
@@ -385,11 +368,11 @@ impl Fabric {
     /// # Errors
     /// [`FabricError::Ended`] with the end of its log.
     pub fn check_running(&mut self) -> Result<(), FabricError> {
-        let running = self
+        let mut running = self
             .members
             .values_mut()
             .filter_map(|member| member.running.as_mut());
-        running.map(Child::check_running).collect()
+        running.try_for_each(Child::check_running)
     }
 
     /// Waits until every running router forwards by the controller's newest generation.
@@ -429,7 +412,7 @@ impl Fabric {
             }
             if begun.elapsed() > READY_PATIENCE {
                 let seen = routers.iter().map(|router| {
-                    let Router {
+                    let v1::Router {
                         name,
                         connected,
                         live_generation,
@@ -445,6 +428,41 @@ impl Fabric {
                     what: what.to_owned(),
                     patience: READY_PATIENCE,
                     seen: format!("generation {generation}; {seen}"),
+                    tail: String::new(),
+                });
+            }
+        }
+    }
+
+    /// Waits until every running router has heard all neighbours that its table names.
+    ///
+    /// # Errors
+    /// [`FabricError::Deadline`] with what each router hears; [`FabricError::Ended`].
+    pub async fn wait_links(&mut self) -> Result<(), FabricError> {
+        let begun = Instant::now();
+        let mut poll = tokio::time::interval(POLL);
+        loop {
+            poll.tick().await;
+            self.check_running()?;
+            let mut missing = Vec::new();
+            for name in self.routers().filter(|name| self.pid(name).is_ok()) {
+                let metrics = self.metrics(name).await?;
+                let (alive, all) = (
+                    metrics.sum("router_links_alive"),
+                    metrics.sum("router_neighbours"),
+                );
+                if alive < all {
+                    missing.push(format!("{name} hears {alive} of {all} neighbours"));
+                }
+            }
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() > READY_PATIENCE {
+                return Err(FabricError::Deadline {
+                    what: "every link to be alive".to_owned(),
+                    patience: READY_PATIENCE,
+                    seen: missing.join(", "),
                     tail: String::new(),
                 });
             }
@@ -506,12 +524,12 @@ impl Fabric {
             let text = self
                 .config
                 .router_toml(&router, southbound, &member.addresses);
-            write(&member.config_path(), &text)?;
+            member.configure(&text)?;
             member.start(&router.name).await?;
             let text = self
                 .config
                 .router_toml(&router, southbound, &member.addresses);
-            write(&member.config_path(), &text)?;
+            member.configure(&text)?;
             self.members.insert(router.name, member);
         }
         Ok(())
@@ -527,101 +545,6 @@ impl Fabric {
         self.members
             .get_mut(name)
             .ok_or_else(|| no_child(name, "is no child of this fabric"))
-    }
-}
-
-use v1::Router;
-
-impl Member {
-    fn new(config: &FabricConfig, program: &Path, name: &str) -> Self {
-        Self {
-            program: program.to_owned(),
-            folder: config.folder.join(name),
-            running: None,
-            addresses: BTreeMap::new(),
-        }
-    }
-
-    fn config_path(&self) -> PathBuf {
-        self.folder.join("config.toml")
-    }
-
-    fn log_path(&self) -> PathBuf {
-        self.folder.join("log")
-    }
-
-    fn address(&self, name: &str, key: &str) -> Result<&str, FabricError> {
-        let address = self.addresses.get(key).map(String::as_str);
-        address.ok_or_else(|| no_child(name, "has not said at which addresses it listens"))
-    }
-
-    /// Starts the process and waits for `addresses.json`.
-    async fn start(&mut self, name: &str) -> Result<(), FabricError> {
-        let addresses = self.folder.join("addresses.json");
-        match std::fs::remove_file(&addresses) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(FabricError::Io {
-                    operation: "remove",
-                    path: addresses,
-                    source,
-                });
-            }
-            _ => {}
-        }
-        let mut child = Child::start(name, &self.program, &self.config_path(), self.log_path())?;
-        let begun = Instant::now();
-        let mut poll = tokio::time::interval(POLL);
-        self.addresses = loop {
-            poll.tick().await;
-            // Whole or absent: it is put in place by a rename.
-            if let Ok(text) = std::fs::read_to_string(&addresses) {
-                break read_addresses(&addresses, &text)?;
-            }
-            child.check_running()?;
-            if begun.elapsed() > READY_PATIENCE {
-                return Err(FabricError::Deadline {
-                    what: format!("{name} to bind its sockets"),
-                    patience: READY_PATIENCE,
-                    seen: format!("no {}", addresses.display()),
-                    tail: child.tail(),
-                });
-            }
-        };
-        self.running = Some(child);
-        Ok(())
-    }
-}
-
-fn read_addresses(path: &Path, text: &str) -> Result<BTreeMap<String, String>, FabricError> {
-    let json: BTreeMap<String, serde_json::Value> =
-        serde_json::from_str(text).map_err(|error| FabricError::Io {
-            operation: "understand",
-            path: path.to_owned(),
-            source: error.into(),
-        })?;
-    let texts = json
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value.as_str()?.to_owned())));
-    Ok(texts.collect())
-}
-
-async fn connect(
-    address: &str,
-    credentials: &ApiCredentials,
-    controller: &mut Member,
-) -> Result<Api, FabricError> {
-    let begun = Instant::now();
-    let mut poll = tokio::time::interval(POLL);
-    loop {
-        poll.tick().await;
-        match Api::connect(address, credentials).await {
-            Ok(api) => return Ok(api),
-            Err(error) if begun.elapsed() > READY_PATIENCE => return Err(error.into()),
-            Err(_) => controller
-                .running
-                .as_mut()
-                .map_or(Ok(()), Child::check_running)?,
-        }
     }
 }
 
@@ -643,17 +566,6 @@ pub fn operator_credentials(folder: &Path) -> Result<ApiCredentials, FabricError
         key_pem: read(files.key)?,
         roots_pem: read(folder.join(pki::CA_FILE))?,
     })
-}
-
-fn write(path: &Path, text: &str) -> Result<(), FabricError> {
-    let folder = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(folder)
-        .and_then(|()| std::fs::write(path, text))
-        .map_err(|source| FabricError::Io {
-            operation: "write",
-            path: path.to_owned(),
-            source,
-        })
 }
 
 fn no_child(name: &str, cause: &'static str) -> FabricError {

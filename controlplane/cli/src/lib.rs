@@ -6,7 +6,17 @@
 //! | [`pki`] | a development certification authority |
 //! | [`api`] | the northbound API, typed |
 //! | [`fabric`] | a controller and routers as child processes |
+//! | [`arguments`], [`commands`] | the command line, and what each command does |
+//! | [`settings`] | where the fabric is and who asks |
+//! | [`output`], [`failure`] | results and errors, for people and for programs |
+//! | [`up`] | `caplane up` |
 
 pub mod api;
+pub mod arguments;
+pub mod commands;
 pub mod fabric;
+pub mod failure;
+pub mod output;
 pub mod pki;
+pub mod settings;
+pub mod up;

@@ -3,7 +3,7 @@
 //! signalled and awaited by its own id only.
 
 use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -46,6 +46,8 @@ impl Child {
             .arg("--config")
             .arg(config)
             .arg("--exit-with-stdin")
+            // A group of its own: Ctrl-C in the terminal is this process's to act on.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(stdout)
             .stderr(stderr)

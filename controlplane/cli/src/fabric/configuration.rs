@@ -138,8 +138,8 @@ impl FabricConfig {
              {credentials}\
              {tables}\n",
             name = quoted(CONTROLLER),
-            northbound = listen("listen_northbound"),
-            southbound = listen("listen_southbound"),
+            northbound = listen("northbound"),
+            southbound = listen("southbound"),
             operators = quoted(&format!("spiffe://{}/operator/*", self.trust_domain)),
             lines = self.controller_lines,
             credentials = self.credentials_toml("controller", CONTROLLER),

@@ -1,0 +1,59 @@
+//! One module a noun: each turns arguments into calls and calls into output.
+
+use caplane_client::Label;
+
+use crate::arguments::{Cli, Command};
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+mod agents;
+mod certificates;
+mod classes;
+mod messages;
+mod policy;
+mod topology;
+
+/// Does what the command line asks.
+///
+/// # Errors
+/// [`Failure`] with the exit code.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    let settings = cli.global.settings();
+    let json = cli.global.json;
+    let output = match cli.command {
+        Command::Agent(command) => agents::run(&settings, command).await?,
+        Command::Class(command) => classes::run(&settings, command).await?,
+        Command::Router(command) => topology::routers(&settings, command).await?,
+        Command::Link(command) => topology::links(&settings, command).await?,
+        Command::Grant(command) => policy::grants(&settings, command).await?,
+        Command::Tenant(command) => policy::tenants(&settings, command).await?,
+        Command::Permission(command) => policy::permissions(&settings, command).await?,
+        Command::Resolve(arguments) => classes::resolve(&settings, &arguments).await?,
+        Command::Send(arguments) => messages::send(&settings, &arguments).await?,
+        Command::Request(arguments) => messages::request(&settings, &arguments).await?,
+        Command::Listen(arguments) => return messages::listen(&settings, &arguments, json).await,
+        Command::Pki(command) => certificates::run(&settings, command)?,
+        Command::Up(arguments) => return crate::up::run(&settings, &arguments, json).await,
+    };
+    output.print(json)
+}
+
+/// A label as text; "-" for none.
+fn label(bits: u32) -> String {
+    if bits == 0 {
+        "-".to_owned()
+    } else {
+        Label::from_bits(bits).to_string()
+    }
+}
+
+/// A URI as it is, or a name made into the URI of an agent of the state folder's trust domain.
+fn agent_uri(settings: &Settings, agent: &str, tenant: &str) -> Result<String, Failure> {
+    if agent.contains("://") {
+        return Ok(agent.to_owned());
+    }
+    let role = crate::pki::Role::Agent {
+        tenant: tenant.to_owned(),
+    };
+    Ok(crate::pki::uri_of(&settings.trust_domain()?, &role, agent)?)
+}

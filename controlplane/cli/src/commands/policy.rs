@@ -1,0 +1,179 @@
+//! `caplane grant`, `caplane tenant` and `caplane permission`: who may serve and reach what.
+
+use caplane_proto::v1;
+use caplane_proto::v1::entity::Entity as Kind;
+use caplane_proto::v1::read_request::Kind as ReadKind;
+use serde_json::{Value, json};
+
+use crate::arguments::{GrantCommand, PermissionArguments, PermissionCommand, TenantCommand};
+use crate::failure::Failure;
+use crate::output::{Output, Table};
+use crate::settings::Settings;
+
+pub(super) async fn grants(settings: &Settings, command: GrantCommand) -> Result<Output, Failure> {
+    match command {
+        GrantCommand::Add { agent, class, weight } => {
+            let weight = weight.unwrap_or_default();
+            let grant = v1::Grant { agent_uri: agent.clone(), class_path: class.clone(), weight };
+            add(settings, Kind::Grant(grant), "grant", &format!("{agent} may serve {class}")).await
+        }
+        GrantCommand::Remove { agent, class } => {
+            let key = v1::Grant { agent_uri: agent.clone(), class_path: class.clone(), weight: 0 };
+            remove(settings, Kind::Grant(key), "grant", &format!("{class} of {agent}")).await
+        }
+        GrantCommand::List => {
+            list(settings, ReadKind::Grant, "grants", &["AGENT", "CLASS", "WEIGHT"], |entity| match entity {
+                Kind::Grant(grant) => {
+                    let weight = match grant.weight {
+                        0 => "the agent's".to_owned(),
+                        weight => weight.to_string(),
+                    };
+                    let json = json!({ "agent_uri": grant.agent_uri, "class_path": grant.class_path, "weight": grant.weight });
+                    Some((vec![grant.agent_uri, grant.class_path, weight], json))
+                }
+                _ => None,
+            })
+            .await
+        }
+    }
+}
+
+pub(super) async fn tenants(
+    settings: &Settings,
+    command: TenantCommand,
+) -> Result<Output, Failure> {
+    match command {
+        TenantCommand::Add { name } => {
+            let tenant = v1::Tenant {
+                name: name.clone(),
+                ..Default::default()
+            };
+            add(settings, Kind::Tenant(tenant), "tenant", &name).await
+        }
+        TenantCommand::Remove { name } => {
+            let key = v1::Tenant {
+                name: name.clone(),
+                ..Default::default()
+            };
+            remove(settings, Kind::Tenant(key), "tenant", &name).await
+        }
+        TenantCommand::List => {
+            list(
+                settings,
+                ReadKind::Tenant,
+                "tenants",
+                &["ID", "NAME"],
+                |entity| match entity {
+                    Kind::Tenant(tenant) => {
+                        let json = json!({ "id": tenant.id, "name": tenant.name });
+                        Some((vec![tenant.id.to_string(), tenant.name], json))
+                    }
+                    _ => None,
+                },
+            )
+            .await
+        }
+    }
+}
+
+pub(super) async fn permissions(
+    settings: &Settings,
+    command: PermissionCommand,
+) -> Result<Output, Failure> {
+    let entity = |arguments: PermissionArguments| {
+        let class = if arguments.class.is_empty() {
+            "everything"
+        } else {
+            &arguments.class
+        };
+        let what = format!("{} -> {class} of {}", arguments.from, arguments.to);
+        let PermissionArguments { from, to, class } = arguments;
+        (
+            Kind::Permission(v1::Permission {
+                from,
+                to,
+                class_path: class,
+            }),
+            what,
+        )
+    };
+    match command {
+        PermissionCommand::Add(arguments) => {
+            let (entity, what) = entity(arguments);
+            add(settings, entity, "permission", &what).await
+        }
+        PermissionCommand::Remove(arguments) => {
+            let (entity, what) = entity(arguments);
+            remove(settings, entity, "permission", &what).await
+        }
+        PermissionCommand::List => {
+            let heading = ["FROM", "TO", "CLASS"];
+            list(
+                settings,
+                ReadKind::Permission,
+                "permissions",
+                &heading,
+                |entity| match entity {
+                    Kind::Permission(permission) => {
+                        let v1::Permission {
+                            from,
+                            to,
+                            class_path,
+                        } = permission;
+                        let json = json!({ "from": from, "to": to, "class_path": class_path });
+                        let class = if class_path.is_empty() {
+                            "everything".to_owned()
+                        } else {
+                            class_path
+                        };
+                        Some((vec![from, to, class], json))
+                    }
+                    _ => None,
+                },
+            )
+            .await
+        }
+    }
+}
+
+async fn add(settings: &Settings, entity: Kind, noun: &str, what: &str) -> Result<Output, Failure> {
+    let generation = settings.api().await?.insert(entity).await?.generation;
+    let text = format!("added: {noun} {what} (generation {generation})\n");
+    Ok(Output::new(
+        &format!("caplane.{noun}/1"),
+        json!({ "added": what, "generation": generation }),
+        text,
+    ))
+}
+
+async fn remove(settings: &Settings, key: Kind, noun: &str, what: &str) -> Result<Output, Failure> {
+    let generation = settings.api().await?.delete(key).await?;
+    let text = format!("removed: {noun} {what} (generation {generation})\n");
+    Ok(Output::new(
+        &format!("caplane.{noun}/1"),
+        json!({ "removed": what, "generation": generation }),
+        text,
+    ))
+}
+
+async fn list(
+    settings: &Settings,
+    kind: ReadKind,
+    nouns: &str,
+    heading: &[&str],
+    each: impl Fn(Kind) -> Option<(Vec<String>, Value)>,
+) -> Result<Output, Failure> {
+    let read = settings.api().await?.read(kind, "").await?;
+    let mut table = Table::new(heading);
+    let mut all = Vec::new();
+    for (cells, json) in read.entities.into_iter().filter_map(each) {
+        table.row(cells);
+        all.push(json);
+    }
+    let json = json!({ nouns: all, "generation": read.generation });
+    Ok(Output::new(
+        &format!("caplane.{nouns}/1"),
+        json,
+        table.render(&format!("no {nouns}")),
+    ))
+}

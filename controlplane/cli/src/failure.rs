@@ -1,0 +1,189 @@
+//! Why a command did not do what was asked, as a person reads it and as a
+//! script sees it.
+
+use caplane_client::{AttachError, Fault, NoticeCode, ResolveError, SendError};
+use tonic::Code;
+
+use crate::api::ApiError;
+use crate::fabric::FabricError;
+use crate::pki::PkiError;
+
+/// Exit codes. Stable: scripts rely on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Something failed while running.
+    Failed = 1,
+    /// Wrong arguments, files or configuration.
+    Usage = 2,
+    /// It is not there, or nothing matched.
+    NotFound = 3,
+    /// It is there already.
+    Exists = 4,
+    /// The identity may not do this.
+    NotAllowed = 5,
+    /// A controller or router could not be reached, or did not answer in time.
+    Unreachable = 6,
+    /// A message was not delivered, or not answered.
+    Undelivered = 7,
+    /// `caplane up --once` saw a message lost, changed, doubled or out of order.
+    CheckFailed = 8,
+}
+
+/// The table of exit codes, for `--help`.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  something failed while running
+  2  wrong arguments, files or configuration
+  3  it is not there, or nothing matched
+  4  it is there already
+  5  this identity may not do this
+  6  a controller or router could not be reached, or did not answer in time
+  7  a message was not delivered, or not answered
+  8  `up --once` saw a message lost, changed, doubled or out of order";
+
+/// An error of a command: what failed, on what, what to do; and its exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// For people.
+    pub text: String,
+}
+
+impl Failure {
+    /// A failure of one's own.
+    #[must_use]
+    pub fn new(exit: Exit, text: impl Into<String>) -> Self {
+        Self {
+            exit,
+            text: text.into(),
+        }
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        let exit = match error.code() {
+            Code::NotFound => Exit::NotFound,
+            Code::AlreadyExists => Exit::Exists,
+            Code::PermissionDenied | Code::Unauthenticated => Exit::NotAllowed,
+            Code::Unavailable | Code::DeadlineExceeded => Exit::Unreachable,
+            Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<PkiError> for Failure {
+    fn from(error: PkiError) -> Self {
+        let exit = match error {
+            PkiError::Exists { .. } => Exit::Exists,
+            PkiError::Name { .. } | PkiError::Unreadable { .. } => Exit::Usage,
+            PkiError::Io { .. } | PkiError::Certificate { .. } => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<FabricError> for Failure {
+    fn from(error: FabricError) -> Self {
+        match error {
+            FabricError::Api(error) => error.into(),
+            FabricError::Pki(error) => error.into(),
+            FabricError::Deadline { .. } => Self::new(Exit::Unreachable, error.to_string()),
+            FabricError::NoBinary { .. } => Self::new(Exit::Usage, error.to_string()),
+            other => Self::new(Exit::Failed, other.to_string()),
+        }
+    }
+}
+
+impl From<AttachError> for Failure {
+    fn from(error: AttachError) -> Self {
+        let exit = match error.fault() {
+            Fault::Caller => Exit::Usage,
+            Fault::Peer => Exit::NotAllowed,
+            Fault::Operating => Exit::Unreachable,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<ResolveError> for Failure {
+    fn from(error: ResolveError) -> Self {
+        let exit = match error.fault() {
+            Fault::Caller => Exit::Usage,
+            Fault::Peer => Exit::NotFound,
+            Fault::Operating => Exit::Unreachable,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        let exit = match &error {
+            SendError::Refused {
+                code: NoticeCode::PolicyDenied,
+                ..
+            } => Exit::NotAllowed,
+            other if other.fault() == Fault::Caller => Exit::Usage,
+            _ => Exit::Undelivered,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(Exit::Failed, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_tells_every_exit_code() {
+        for exit in [
+            Exit::Failed,
+            Exit::Usage,
+            Exit::NotFound,
+            Exit::Exists,
+            Exit::NotAllowed,
+            Exit::Unreachable,
+            Exit::Undelivered,
+            Exit::CheckFailed,
+        ] {
+            assert!(
+                EXIT_CODES.contains(&format!("\n  {}  ", exit as u8)),
+                "{exit:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn errors_of_the_api_have_codes_that_scripts_can_tell_apart() {
+        let refused = |code| {
+            Failure::from(ApiError::Refused {
+                code,
+                message: "m".into(),
+            })
+            .exit
+        };
+        assert_eq!(refused(Code::NotFound), Exit::NotFound);
+        assert_eq!(refused(Code::AlreadyExists), Exit::Exists);
+        assert_eq!(refused(Code::PermissionDenied), Exit::NotAllowed);
+        assert_eq!(refused(Code::InvalidArgument), Exit::Usage);
+        assert_eq!(refused(Code::Internal), Exit::Failed);
+        let away = ApiError::Unreachable {
+            address: "a:1".into(),
+            cause: "c".into(),
+        };
+        assert_eq!(Failure::from(away).exit, Exit::Unreachable);
+    }
+}
