@@ -33,9 +33,8 @@ impl Core {
         }
         if !quiche::version_is_supported(header.version) {
             self.counters.versions_negotiated += 1;
-            self.reply(from, |out| {
-                quiche::negotiate_version(&header.scid, &header.dcid, out)
-            });
+            let answer = written(|out| quiche::negotiate_version(&header.scid, &header.dcid, out));
+            self.reply(from, answer);
             return None;
         }
         if header.ty != Type::Initial || header.dcid.len() < 8 {
@@ -62,7 +61,7 @@ impl Core {
             let source = cid::new_cid(self.config.worker);
             let token = self.retry.mint(self.now(), from, &header.dcid, &source);
             self.counters.retries_sent += 1;
-            self.reply(from, |out| {
+            let answer = written(|out| {
                 quiche::retry(
                     &header.scid,
                     &header.dcid,
@@ -72,6 +71,7 @@ impl Core {
                     out,
                 )
             });
+            self.reply(from, answer);
             return None;
         }
         self.accept(header, from, None)
@@ -86,6 +86,8 @@ impl Core {
         let scid = cid::new_cid(self.config.worker);
         let local = self.local();
         self.fit_to_route(from, false);
+        let token = self.resets.token(&scid);
+        self.accepting.set_stateless_reset_token(Some(token));
         let quic = match original {
             Some(original) => quiche::accept_with_retry(
                 &scid,
@@ -148,7 +150,7 @@ impl Core {
             Connection::new(id, quic, remote, expected, true, &self.config, self.now());
         self.cids.insert(&scid, id.slot());
         self.table.insert(connection);
-        self.mark_dirty(id.slot());
+        self.note_dialled(id.slot());
         Ok(id)
     }
 
@@ -184,16 +186,20 @@ impl Core {
         EndpointConfig::apply_size(quic, fits);
     }
 
-    fn reply(&mut self, to: SocketAddr, write: impl FnOnce(&mut [u8]) -> quiche::Result<usize>) {
-        if self.replies.len() >= REPLIES_MAX {
-            return;
-        }
-        let mut packet = vec![0; 512];
-        if let Ok(length) = write(&mut packet) {
-            packet.truncate(length);
-            self.replies.push((to, packet));
+    /// Queues an answer to a stranger for the next flush.
+    pub(crate) fn reply(&mut self, to: SocketAddr, packet: Option<Vec<u8>>) {
+        if self.replies.len() < REPLIES_MAX {
+            self.replies.extend(packet.map(|packet| (to, packet)));
         }
     }
+}
+
+/// The packet that `write` writes.
+fn written(write: impl FnOnce(&mut [u8]) -> quiche::Result<usize>) -> Option<Vec<u8>> {
+    let mut packet = vec![0; 512];
+    let length = write(&mut packet).ok()?;
+    packet.truncate(length);
+    Some(packet)
 }
 
 /// The destination connection id of a short-header packet of ours.

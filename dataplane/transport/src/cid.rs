@@ -17,13 +17,6 @@ pub(crate) fn new_cid(worker: u8) -> ConnectionId<'static> {
     ConnectionId::from_vec(bytes.to_vec())
 }
 
-/// A token for QUIC's stateless reset (RFC 9000 section 10.3). We send no such resets, so nobody needs to derive it again.
-pub(crate) fn reset_token() -> u128 {
-    let mut bytes = [0; 16];
-    boring::rand::rand_bytes(&mut bytes).expect("BoringSSL's generator does not fail once seeded");
-    u128::from_ne_bytes(bytes)
-}
-
 /// A connection id of any length as a table key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {

@@ -63,6 +63,8 @@ pub struct EndpointConfig {
     pub datagram_queue_max: usize,
     /// Most slabs in existence (256 KiB each): the receive memory budget of this endpoint.
     pub slabs_max: usize,
+    /// Most slabs that the unfinished or unconsumed lanes of one peer may hold: no peer can starve the others of slabs.
+    pub slabs_per_peer_max: usize,
     /// Use UDP GRO and GSO where the system has them (default). Off only to work around a broken network driver: each
     /// datagram then costs a system call.
     pub offload: bool,
@@ -111,6 +113,7 @@ impl EndpointConfig {
             control_message_max: caplane_wire::control::CONTROL_FRAME_MAX,
             datagram_queue_max: 1_024,
             slabs_max: 2_048,
+            slabs_per_peer_max: 16,
             offload: true,
             socket_buffer_bytes: 4 << 20,
         }
@@ -134,6 +137,14 @@ const ACK_DELAY_MS: u64 = 5;
 const DATAGRAMS_RECEIVED_MAX: usize = 2_048;
 
 impl EndpointConfig {
+    /// The same at any free port.
+    #[cfg(test)]
+    pub(crate) fn rebound(&self) -> Self {
+        let mut config = self.clone();
+        config.listen.set_port(0);
+        config
+    }
+
     pub(crate) fn check(&self) -> Result<(), EndpointError> {
         let fault = |what: &str| Err(EndpointError::Config(what.to_owned()));
         if !(1_200..=16_383).contains(&self.udp_payload_max) {
@@ -151,8 +162,8 @@ impl EndpointConfig {
         if self.control_message_max > caplane_wire::control::CONTROL_FRAME_MAX {
             return fault("control_message_max is above what the wire format allows");
         }
-        if self.slabs_max == 0 {
-            return fault("slabs_max must be at least 1");
+        if self.slabs_max == 0 || self.slabs_per_peer_max == 0 {
+            return fault("slabs_max and slabs_per_peer_max must be at least 1");
         }
         if self.connection_window < self.stream_window {
             return fault("connection_window must be at least stream_window");

@@ -196,6 +196,20 @@ impl Connection {
             .map(|error| self.refusal(handshakes, Some(error)))
     }
 
+    /// True when the packet is a stateless reset of this connection: it ends with the token that the peer gave us.
+    pub(crate) fn is_reset_by(
+        &mut self,
+        packet: &mut [u8],
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> bool {
+        if !self.is_up() {
+            return false;
+        }
+        let _ = self.quic.recv(packet, quiche::RecvInfo { from, to });
+        self.quic.is_closed()
+    }
+
     /// Why a handshake failed.
     pub(crate) fn refusal(
         &self,

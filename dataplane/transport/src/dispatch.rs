@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use quiche::{Header, PathEvent};
+use quiche::{ConnectionId, Header, PathEvent};
 
 use crate::accept::short_cid;
 use crate::cid::{self, CID_LEN, CidTable};
@@ -17,6 +17,7 @@ use crate::counters::Counters;
 use crate::error::{EndpointError, RefuseReason};
 use crate::event::{CloseCause, Event, LaneRx, PeerId};
 use crate::io::{Batch, Driver};
+use crate::reset::ResetTokens;
 use crate::retry::RetryTokens;
 use crate::rx::{ReadContext, Step};
 use crate::slab::SlabPool;
@@ -36,6 +37,7 @@ pub(crate) struct Core {
     pub(crate) table: ConnectionTable,
     pub(crate) cids: CidTable,
     pub(crate) retry: RetryTokens,
+    pub(crate) resets: ResetTokens,
     /// Accepted connections still in their handshake.
     pub(crate) pending: usize,
     /// Answers to strangers: version negotiation and Retry.
@@ -52,6 +54,8 @@ pub(crate) struct Core {
     readers: VecDeque<u32>,
     /// Slots of connections with something to send.
     dirty: Vec<u32>,
+    /// Slots of connections that we dialled.
+    dialled: Vec<u32>,
     /// Lanes that hold an unfinished message, and since when; oldest first.
     tails: VecDeque<(Instant, PeerId, LaneRx)>,
     starved: bool,
@@ -68,6 +72,7 @@ impl Core {
             table: ConnectionTable::new(config.peers_max),
             cids: CidTable::default(),
             retry: RetryTokens::new(now),
+            resets: config.credentials.reset_tokens(),
             pending: 0,
             replies: Vec::new(),
             handshakes,
@@ -79,6 +84,7 @@ impl Core {
             touched: Vec::new(),
             readers: VecDeque::new(),
             dirty: Vec::new(),
+            dialled: Vec::new(),
             tails: VecDeque::new(),
             starved: false,
             config,
@@ -142,6 +148,12 @@ impl Core {
         }
     }
 
+    /// Notes a connection that we dialled.
+    pub(crate) fn note_dialled(&mut self, slot: u32) {
+        self.dialled.push(slot);
+        self.mark_dirty(slot);
+    }
+
     pub(crate) fn count_refused(&mut self, reason: RefuseReason) {
         self.counters.refused[reason as usize] += 1;
     }
@@ -172,12 +184,8 @@ impl Core {
             };
             match self.cids.find(cid) {
                 Some(slot) => slot,
-                None if cid[0] != self.config.worker => {
-                    self.counters.packets_missteered += 1;
-                    return None;
-                }
                 None => {
-                    self.counters.packets_unknown += 1;
+                    self.unknown(packet, from);
                     return None;
                 }
             }
@@ -200,6 +208,37 @@ impl Core {
             self.refuse(slot, reason);
         }
         Some(slot)
+    }
+
+    /// A short-header packet that names no connection of ours: a reset from a peer that we dialled and that has forgotten us,
+    /// a packet of a connection that we have forgotten, or noise.
+    fn unknown(&mut self, packet: &mut [u8], from: SocketAddr) {
+        let Some(cid) = short_cid(packet).copied() else {
+            self.counters.packets_unknown += 1;
+            return;
+        };
+        for at in 0..self.dialled.len() {
+            let slot = self.dialled[at];
+            let local = self.local;
+            let Some(connection) = self.table.slot(slot).filter(|c| c.address == from) else {
+                continue;
+            };
+            if connection.is_reset_by(packet, from, local) {
+                self.touch(slot);
+                return;
+            }
+        }
+        if cid[0] != self.config.worker {
+            self.counters.packets_missteered += 1;
+            return;
+        }
+        self.counters.packets_unknown += 1;
+        if self.config.accept {
+            let answer = self
+                .resets
+                .answer(&ConnectionId::from_ref(&cid), packet.len());
+            self.reply(from, answer);
+        }
     }
 
     /// Hands received datagrams over, before QUIC's bounded queue drops any.
@@ -257,8 +296,13 @@ impl Core {
             let Some((connection, mut context)) = self.reading(peer) else {
                 continue;
             };
-            if connection.rx.compact(lane, &mut context) {
+            let again = connection.rx.compact(lane, &mut context);
+            let ready = connection.rx.has_ready();
+            if again {
                 self.tails.push_back((self.now, peer, lane));
+            }
+            if ready {
+                self.read_later(peer.slot);
             }
         }
     }
@@ -345,7 +389,7 @@ impl Core {
         };
         while connection.quic.scids_left() > 0 {
             let cid = cid::new_cid(self.config.worker);
-            let token = cid::reset_token();
+            let token = self.resets.token(&cid);
             if connection.quic.new_scid(&cid, token, false).is_err() {
                 break;
             }
@@ -445,6 +489,7 @@ impl Core {
             pool: &mut self.pool,
             counters: &mut self.counters,
             bulk_message_max: self.config.bulk_message_max,
+            slabs_max: self.config.slabs_per_peer_max,
             control_message_max: self.config.control_message_max,
         };
         Some((connection, context))
@@ -533,6 +578,9 @@ impl Core {
             connection
                 .rx
                 .refuse(stream, code, &mut connection.quic, &mut self.pool);
+            if connection.rx.has_ready() {
+                self.read_later(peer.slot);
+            }
         }
     }
 
@@ -595,6 +643,9 @@ impl Core {
             return;
         };
         connection.rx.release(&mut self.pool);
+        if connection.dialled {
+            self.dialled.retain(|dialled| *dialled != slot);
+        }
         for cid in connection.quic.source_ids() {
             self.cids.remove(cid);
         }

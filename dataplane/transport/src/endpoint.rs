@@ -384,6 +384,14 @@ impl Endpoint {
         &self.core.counters
     }
 
+    /// Puts another driver around or in place of the one there is.
+    #[cfg(test)]
+    pub(crate) fn replace_driver(&mut self, wrap: impl FnOnce(Box<dyn Driver>) -> Box<dyn Driver>) {
+        let nothing = MioDriver::bind(&self.core.config.rebound()).expect("bind");
+        let driver = std::mem::replace(&mut self.driver, Box::new(nothing));
+        self.driver = wrap(driver);
+    }
+
     /// A connected peer about to be written to: its packets leave with the next flush.
     fn sending(&mut self, peer: PeerId) -> Result<&mut Connection, SendError> {
         self.core.sending(peer).ok_or(SendError::Gone)

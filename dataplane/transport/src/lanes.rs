@@ -214,6 +214,11 @@ impl LaneState {
         }
     }
 
+    /// True when the lane holds a slab of the pool, also while that is out.
+    pub(crate) fn holds_slab(&self) -> bool {
+        self.slab
+    }
+
     /// True when the lane is to be read again at once.
     pub(crate) fn wants_reading(&self) -> bool {
         self.more && !self.paused && !self.out

@@ -35,6 +35,7 @@ mod event;
 mod io;
 mod lanes;
 mod quic;
+mod reset;
 mod retry;
 mod rx;
 mod slab;
@@ -43,6 +44,11 @@ mod timers;
 mod tls;
 mod train;
 mod tx;
+
+#[cfg(test)]
+extern crate self as caplane_transport;
+#[cfg(test)]
+mod tests;
 
 pub use config::EndpointConfig;
 pub use counters::Counters;

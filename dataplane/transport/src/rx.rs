@@ -27,6 +27,7 @@ pub(crate) struct ReadContext<'a> {
     pub(crate) pool: &'a mut SlabPool,
     pub(crate) counters: &'a mut Counters,
     pub(crate) bulk_message_max: u64,
+    pub(crate) slabs_max: usize,
     pub(crate) control_message_max: usize,
 }
 
@@ -59,6 +60,9 @@ pub(crate) struct RxStreams {
     streams: HashMap<u64, Receiving>,
     /// Streams to be read, each at most once in here; lanes that are paused or out at the owner are left out.
     ready: VecDeque<u64>,
+    /// Slabs that lanes hold between reads, and lanes that wait for that to be fewer.
+    slabs: usize,
+    waiting: VecDeque<u64>,
     control: BytesMut,
 }
 
@@ -67,6 +71,8 @@ impl RxStreams {
         Self {
             streams: HashMap::new(),
             ready: VecDeque::new(),
+            slabs: 0,
+            waiting: VecDeque::new(),
             control: BytesMut::new(),
         }
     }
@@ -84,7 +90,13 @@ impl RxStreams {
 
     /// Reads until there is an event or nothing more to read.
     pub(crate) fn next(&mut self, quic: &mut Quic, context: &mut ReadContext<'_>) -> Step {
-        while let Some(stream) = self.ready.pop_front() {
+        loop {
+            if self.ready.is_empty() && self.slabs < context.slabs_max {
+                self.ready.extend(self.waiting.pop_front());
+            }
+            let Some(stream) = self.ready.pop_front() else {
+                return Step::Nothing;
+            };
             match self.read(stream, quic, context) {
                 Step::Nothing | Step::Over(None) => {}
                 Step::Starved => {
@@ -94,7 +106,6 @@ impl RxStreams {
                 step => return step,
             }
         }
-        Step::Nothing
     }
 
     fn read(&mut self, stream: u64, quic: &mut Quic, context: &mut ReadContext<'_>) -> Step {
@@ -137,7 +148,16 @@ impl RxStreams {
             }
         }
         let step = match entry.get_mut() {
-            Receiving::Lane(lane) => lane.read(LaneRx(stream), quic, context),
+            Receiving::Lane(lane) if !lane.holds_slab() && self.slabs >= context.slabs_max => {
+                self.waiting.push_back(stream);
+                Step::Nothing
+            }
+            Receiving::Lane(lane) => {
+                let held = usize::from(lane.holds_slab());
+                let step = lane.read(LaneRx(stream), quic, context);
+                self.slabs = self.slabs + usize::from(lane.holds_slab()) - held;
+                step
+            }
             Receiving::Bulk(bulk) => bulk.read(BulkRx(stream), quic, context),
             Receiving::Preface { .. } => Step::Nothing,
         };
@@ -209,7 +229,13 @@ impl RxStreams {
         let Receiving::Lane(state) = entry.get_mut() else {
             return None;
         };
-        if let Some(event) = state.take_rest(lane, rest, context) {
+        let held = usize::from(state.holds_slab());
+        let end = state.take_rest(lane, rest, context);
+        self.slabs = self.slabs + usize::from(state.holds_slab()) - held;
+        if self.slabs < context.slabs_max {
+            self.ready.extend(self.waiting.pop_front());
+        }
+        if let Some(event) = end {
             entry.remove();
             return Some(event);
         }
@@ -234,7 +260,11 @@ impl RxStreams {
     /// Refuses the rest of a stream.
     pub(crate) fn refuse(&mut self, stream: u64, code: u64, quic: &mut Quic, pool: &mut SlabPool) {
         match self.streams.remove(&stream) {
-            Some(Receiving::Lane(lane)) => lane.release(pool),
+            Some(Receiving::Lane(lane)) => {
+                self.slabs -= usize::from(lane.holds_slab());
+                lane.release(pool);
+                self.ready.extend(self.waiting.pop_front());
+            }
             Some(Receiving::Bulk(bulk)) => bulk.release(pool),
             Some(Receiving::Preface { .. }) => {}
             None => return,
@@ -253,7 +283,15 @@ impl RxStreams {
     /// Moves the unfinished tail of an idle lane out of its slab; true when the lane was not idle and is to be looked at again.
     pub(crate) fn compact(&mut self, lane: LaneRx, context: &mut ReadContext<'_>) -> bool {
         match self.streams.get_mut(&lane.0) {
-            Some(Receiving::Lane(state)) => state.compact(context),
+            Some(Receiving::Lane(state)) => {
+                let held = usize::from(state.holds_slab());
+                let again = state.compact(context);
+                if held > usize::from(state.holds_slab()) {
+                    self.slabs -= 1;
+                    self.ready.extend(self.waiting.pop_front());
+                }
+                again
+            }
             _ => false,
         }
     }

@@ -281,3 +281,100 @@ fn a_hundred_peers_send_at_once() {
     server.messages.clear();
     assert!(server.endpoint.counters().slabs < 20);
 }
+
+#[test]
+fn a_restarted_endpoint_tells_its_old_peers_at_once() {
+    let ca = Ca::new("test root");
+    let credentials = ca.credentials("router/one");
+    let mut server = Node::bind(EndpointConfig::new(v4(), credentials.clone()));
+    let address = server.address();
+    let mut config = EndpointConfig::new(v4(), ca.credentials("agent/one"));
+    config.silence = None;
+    let mut client = Node::bind(config);
+    let peer = client.endpoint.connect(address, None).expect("connect");
+    drive([&mut client, &mut server], "connected", |[client, _]| {
+        client.endpoint.peer_uri(peer).is_some()
+    });
+    let lane = client.endpoint.open_lane(peer, CLASS).expect("open");
+    // As by SIGKILL: no goodbye, and the same port and key again.
+    drop(server);
+    let mut server = Node::bind(EndpointConfig::new(address, credentials));
+    client
+        .endpoint
+        .send_lane(peer, lane, message(0, 1_000))
+        .expect("send");
+    let started = std::time::Instant::now();
+    drive([&mut client, &mut server], "told", |[client, _]| {
+        client.endpoint.peer_uri(peer).is_none()
+    });
+    assert!(started.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn a_peer_that_leaves_many_messages_unfinished_does_not_starve_the_others() {
+    let ca = Ca::new("test root");
+    let mut config = EndpointConfig::new(v4(), ca.credentials("router/one"));
+    config.slabs_max = 6;
+    config.slabs_per_peer_max = 4;
+    let mut server = Node::bind(config);
+    // Messages kept would keep their slabs.
+    server.keep = false;
+    let mut client = Node::bind(EndpointConfig::new(v4(), ca.credentials("agent/one")));
+    let greedy = client
+        .endpoint
+        .connect(server.address(), None)
+        .expect("connect");
+    let modest = client
+        .endpoint
+        .connect(server.address(), None)
+        .expect("connect");
+    drive(
+        [&mut client, &mut server],
+        "connected",
+        |[client, server]| {
+            client.endpoint.counters().connected == 2 && server.endpoint.counters().connected == 2
+        },
+    );
+    let lanes: Vec<_> = (0..12)
+        .map(|n| {
+            let lane = client.endpoint.open_lane(greedy, CLASS).expect("open");
+            let begun = message(n, 60_000).slice(..10_000);
+            client
+                .endpoint
+                .send_lane(greedy, lane, begun)
+                .expect("send");
+            lane
+        })
+        .collect();
+    drive([&mut client, &mut server], "begun", |[client, _]| {
+        client.endpoint.acked(greedy)
+    });
+    let lane = client.endpoint.open_lane(modest, CLASS).expect("open");
+    for n in 0..20 {
+        drive([&mut client, &mut server], "room", |[client, _]| {
+            client.endpoint.lane_ready(modest, lane)
+        });
+        client
+            .endpoint
+            .send_lane(modest, lane, message(n, 50_000))
+            .expect("send");
+    }
+    drive([&mut client, &mut server], "20 messages", |[_, server]| {
+        server.consumed == 20 * 50_000
+    });
+    // In the end every lane comes to its turn: idle tails are moved out of their slabs, and finished messages free them.
+    for (n, lane) in lanes.iter().enumerate() {
+        drive([&mut client, &mut server], "room", |[client, _]| {
+            client.endpoint.lane_ready(greedy, *lane)
+        });
+        let rest = message(n as u32, 60_000).slice(10_000..);
+        client
+            .endpoint
+            .send_lane(greedy, *lane, rest)
+            .expect("send");
+    }
+    drive([&mut client, &mut server], "all messages", |[_, server]| {
+        server.consumed == 20 * 50_000 + 12 * 60_000
+    });
+    assert!(server.endpoint.counters().slabs <= 6);
+}

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::verify::own_uri;
 use crate::error::RefuseReason;
+use crate::reset::ResetTokens;
 
 /// Credentials could not be read or do not fit together.
 #[derive(Debug, Error)]
@@ -195,6 +196,12 @@ impl Credentials {
 
     pub(super) fn key(&self) -> &PKey<Private> {
         &self.inner.key
+    }
+
+    /// Tokens that only the holder of this private key can make.
+    pub(crate) fn reset_tokens(&self) -> ResetTokens {
+        let der = self.inner.key.private_key_to_der().unwrap_or_default();
+        ResetTokens::new(&der)
     }
 
     pub(super) fn trust(&self) -> &TrustBundle {
