@@ -56,6 +56,8 @@ pub struct SessionCounts {
     pub connected: AtomicU64,
     /// Updates put in force.
     pub updates_applied: AtomicU64,
+    /// Those of them that were snapshots: a router that resumes by difference adds none.
+    pub snapshots_applied: AtomicU64,
     /// Updates refused; the last good table stayed.
     pub updates_rejected: AtomicU64,
     /// From the arrival of the last update's last part until it was live on every worker (microseconds).
@@ -209,8 +211,11 @@ impl Southbound {
             return;
         };
         let (nonce, generation) = (whole.nonce, whole.generation);
+        let snapshot = whole.base == 0;
         let rejected = match self.apply(whole).await {
             Ok(()) => {
+                let snapshots = &self.counts.snapshots_applied;
+                snapshots.fetch_add(u64::from(snapshot), Ordering::Relaxed);
                 self.publish(arrived);
                 Vec::new()
             }

@@ -523,12 +523,13 @@ impl Worker {
 /// What a sender is told when its stream is not read any further.
 fn stream_code(reason: DropReason) -> StreamCode {
     match reason {
-        DropReason::NoRoute | DropReason::Unreachable => StreamCode::NoRoute,
+        DropReason::NoRoute => StreamCode::NoRoute,
         DropReason::PolicyDenied => StreamCode::PolicyDenied,
         DropReason::TooLarge => StreamCode::TooLarge,
         DropReason::Overloaded | DropReason::RateLimited => StreamCode::Overloaded,
         DropReason::Malformed => StreamCode::Malformed,
-        DropReason::PeerGone | DropReason::SendFailed => StreamCode::Gone,
+        // "Go on, perhaps another will be there": a sender stops at NO_ROUTE and not at these.
+        DropReason::Unreachable | DropReason::PeerGone | DropReason::SendFailed => StreamCode::Gone,
         DropReason::CutShort => StreamCode::CutShort,
         DropReason::StaleTable
         | DropReason::HopLimit

@@ -221,6 +221,7 @@ fn a_router_starts_without_a_controller_by_its_stored_table() {
     });
     session.delta(vec![class_at("class:7", 1)], vec![]);
     assert_eq!(metric(&router, "router_table_generation"), 2.0);
+    assert_eq!(metric(&router, "router_table_snapshots_total"), 0.0);
 }
 
 #[test]

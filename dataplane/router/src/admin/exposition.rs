@@ -384,6 +384,11 @@ fn tables(scene: &Scene<'_>, rows: &mut Vec<Row>) {
             session(&s.updates_applied),
         ),
         counter(
+            "router_table_snapshots",
+            "Table updates put in force that replaced everything",
+            session(&s.snapshots_applied),
+        ),
+        counter(
             "router_table_updates_rejected",
             "Table updates refused; the last good table stayed",
             session(&s.updates_rejected),
