@@ -20,7 +20,7 @@ enum Command {
     /// Measure what a message costs a router: the table of the README.
     Figures(cli::figures::Arguments),
     /// Relay UDP between clients and one target, and impair it on the way.
-    Impair(cli::impair::Arguments),
+    Impair(Box<cli::impair::Arguments>),
 }
 
 fn main() -> ExitCode {
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(arguments) => cli::run::run(*arguments),
         Command::Figures(arguments) => cli::figures::run(arguments),
-        Command::Impair(arguments) => cli::impair::run(arguments),
+        Command::Impair(arguments) => cli::impair::run(&arguments),
     };
     match done {
         Ok(code) => code,

@@ -103,7 +103,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 /// Runs until a signal, `quit` or the end of the time.
-pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut config = ImpairConfig::to(arguments.target, arguments.seed);
     config.conditions = arguments.conditions()?;
     if let Some(listen) = arguments.listen {
@@ -126,7 +126,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(steer(&relay, &arguments))?;
+        .block_on(steer(&relay, arguments))?;
     let seed = relay.seed();
     let counters = relay.stop()?;
     if arguments.json {

@@ -248,7 +248,7 @@ mod tests {
             "mean {}",
             sum / 10_000.0
         );
-        assert!(low >= 20.0 && low < 20.1 && high <= 30.0 && high > 29.9);
+        assert!((20.0..20.1).contains(&low) && (29.9..=30.0).contains(&high));
         // Back to back the order still holds.
         let mut dues = (0..1000).map(|n| {
             let now = Duration::from_secs(20_000) + Duration::from_micros(n * 10);

@@ -155,14 +155,11 @@ fn skipped(text: &[u8], before: Option<u8>) -> usize {
         // A character, not a lifetime: 'x' or '\n' or '\u{1F600}'.
         [b'\'', b'\\', ..] => until(b"'", 3),
         [b'\'', rest @ ..] => {
-            let width = std::str::from_utf8(&rest[..rest.len().min(4)])
-                .map_or_else(
-                    |e| std::str::from_utf8(&rest[..e.valid_up_to()]).unwrap_or(""),
-                    |s| s,
-                )
-                .chars()
-                .next()
-                .map_or(1, char::len_utf8);
+            let start = &rest[..rest.len().min(4)];
+            let whole = std::str::from_utf8(start)
+                .or_else(|e| std::str::from_utf8(&start[..e.valid_up_to()]))
+                .unwrap_or_default();
+            let width = whole.chars().next().map_or(1, char::len_utf8);
             if rest.get(width) == Some(&b'\'') {
                 width + 2
             } else {
