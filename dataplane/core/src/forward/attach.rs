@@ -145,6 +145,7 @@ impl Forwarder {
             );
         }
         self.counters.queued -= messages;
+        self.counters.charged_bytes = self.ledger.total() as u64;
         self.counters.dropped[DropReason::PeerGone as usize] += messages;
         messages
     }

@@ -1,5 +1,7 @@
 //! Capacities of a forwarder, each with its derivation. Refuses to know where they were configured.
 
+use core::time::Duration;
+
 /// Capacities of one worker's forwarder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwarderConfig {
@@ -19,12 +21,14 @@ pub struct ForwarderConfig {
     ///
     /// Default 64 KiB: one message of the largest lane size, so that every peer still gets something.
     pub queue_bytes_floor: usize,
-    /// Charge above which a queue counts as backlogged: small messages that would newly pin a slab
-    /// are copied out from here on.
+    /// Charge above which a queue's sparsely used slabs are worth a copy.
     ///
-    /// Default 1 MiB: four slabs; a queue that drains every tick stays below (1.25 GB/s x 200 us, in
-    /// at most two slabs).
+    /// Default 1 MiB, four slabs: below it a slow receiver costs little enough.
     pub backlog_bytes: usize,
+    /// A queue that has not been empty for so long holds its slabs for long.
+    ///
+    /// Default 2 ms: tens of ticks of a busy worker; a queue that drains every tick never gets there.
+    pub linger: Duration,
     /// Size of the transport's slabs, bytes: what one slice may pin.
     pub slab_bytes: usize,
     /// Largest bulk message, header included, bytes (issue default 16 MiB).
@@ -48,6 +52,7 @@ impl Default for ForwarderConfig {
             queue_total_bytes_max: 256 << 20,
             queue_bytes_floor: 64 << 10,
             backlog_bytes: 1 << 20,
+            linger: Duration::from_millis(2),
             slab_bytes: 256 << 10,
             bulk_message_bytes_max: 16 << 20,
             lanes_per_class: 4,

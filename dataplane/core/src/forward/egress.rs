@@ -1,8 +1,10 @@
 //! Egress queues of one peer and the order in which they drain: one queue per traffic class,
-//! priority 7 first, the others by deficit round robin. Charges are the slab bytes a queue pins.
+//! priority 7 first, the others by deficit round robin. Charges are the slab bytes a queue pins, each slab once; what
+//! stays for long and fills little of its slab is copied out.
 //!
 //! Refuses to know which message goes where, and when a queue is too full.
 
+use core::time::Duration;
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
@@ -11,9 +13,12 @@ use caplane_wire::{LANE_MESSAGE_MAX, TrafficClass, message_len};
 use super::{Carrier, Outgoing, Unblocked};
 use crate::mix::MixMap;
 
-/// Size of the buffers that small messages are copied out to. 16 KiB: 150 messages of 100 bytes, and
-/// little enough that 10,000 slow receivers hold 160 MB at worst.
-const COPY_CHUNK: usize = 16 << 10;
+/// What a slice costs beyond its bytes once it pins no slab: its place in the queue.
+const RUN_BYTES: usize = size_of::<Run>();
+
+/// So many slabs pinned, and small slices of further ones are copied at once: 16 MiB at slabs of 256 KiB, which only a
+/// queue that drains within a tick ever reaches, and few enough to be looked through.
+const PINS_MANY: usize = 64;
 
 /// Deficit added a round for each step of priority. 16 KiB: priority 6 gets seven times the share of
 /// priority 0, and a round of all classes stays below a megabyte.
@@ -42,10 +47,6 @@ impl Ledger {
     }
 
     fn hold(&mut self, slab: Slab, charge: usize) {
-        if slab == 0 {
-            self.total += charge;
-            return;
-        }
         let total = &mut self.total;
         let held = self.slabs.entry(slab).or_insert_with(|| {
             *total += charge;
@@ -54,11 +55,7 @@ impl Ledger {
         held.queues += 1;
     }
 
-    fn release(&mut self, slab: Slab, charge: usize) {
-        if slab == 0 {
-            self.total -= charge;
-            return;
-        }
+    fn release(&mut self, slab: Slab) {
         if let Some(held) = self.slabs.get_mut(&slab) {
             held.queues -= 1;
             if held.queues == 0 {
@@ -66,6 +63,10 @@ impl Ledger {
                 self.slabs.remove(&slab);
             }
         }
+    }
+
+    fn queues(&self, slab: Slab) -> u32 {
+        self.slabs.get(&slab).map_or(0, |held| held.queues)
     }
 }
 
@@ -76,134 +77,188 @@ pub(super) struct Run {
     pub messages: u32,
     pub lane: u32,
     pub carrier: Carrier,
+    /// 0 = it pins its own bytes only.
     pub slab: Slab,
-    /// What the queue is charged for it. The last run of a slab carries the slab's charge.
-    pub charge: usize,
 }
 
-/// Small messages copied out of their slabs; the queue's last item while it is open.
-struct Copied {
-    buffer: BytesMut,
-    messages: u32,
-    lane: u32,
+/// A slab that a queue pins.
+struct Pin {
+    slab: Slab,
     charge: usize,
+    runs: usize,
+    /// Bytes of it that were ever appended: how well the queue uses it.
+    filled: usize,
+    since: Duration,
+}
+
+/// When a pin is worth a copy.
+#[derive(Clone, Copy)]
+pub(super) struct Settling {
+    /// Pins older than this.
+    pub age: Duration,
+    /// Memory is short: younger ones too, and slabs that other queues pin as well.
+    pub pressed: bool,
 }
 
 /// The queue of one traffic class.
 #[derive(Default)]
 pub(super) struct Queue {
     runs: VecDeque<Run>,
-    copied: Option<Copied>,
+    pins: Vec<Pin>,
+    /// So many runs at the front pin no slab.
+    settled: usize,
     charge: usize,
     bytes: usize,
     messages: u64,
     deficit: i64,
     waiters: Vec<Unblocked>,
+    /// Since when it has not been empty.
+    busy_since: Duration,
 }
 
 impl Queue {
-    fn is_empty(&self) -> bool {
-        self.runs.is_empty() && self.copied.is_none()
+    /// Slab bytes it is charged for.
+    #[inline]
+    pub fn charge(&self) -> usize {
+        self.charge
     }
 
-    /// Does the last run pin this slab already?
-    pub fn ends_in(&self, slab: Slab) -> bool {
-        slab != 0 && self.copied.is_none() && self.runs.back().is_some_and(|run| run.slab == slab)
+    /// Bytes in it.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    fn append(&mut self, mut run: Run, ledger: &mut Ledger) {
-        self.close_copied();
-        self.bytes += run.data.len();
+    /// Has it held something for so long?
+    #[inline]
+    pub fn lingers(&self, now: Duration, age: Duration) -> bool {
+        !self.runs.is_empty() && now.saturating_sub(self.busy_since) >= age
+    }
+
+    /// Would a slice of this slab cost nothing but its bytes?
+    #[inline]
+    pub fn pins(&self, slab: Slab) -> bool {
+        slab != 0 && self.pin(slab).is_some()
+    }
+
+    /// The newest pin is the likeliest.
+    #[inline]
+    fn pin(&self, slab: Slab) -> Option<usize> {
+        self.pins.iter().rposition(|pin| pin.slab == slab)
+    }
+
+    /// Is a slice so small, and are the slabs so many, that it is copied rather than to pin another?
+    #[inline]
+    pub fn pins_enough(&self, slab: Slab, bytes: usize, slab_charge: usize) -> bool {
+        slab != 0 && self.pins.len() >= PINS_MANY && bytes <= slab_charge / 16 && !self.pins(slab)
+    }
+
+    fn append(&mut self, run: Run, slab_charge: usize, now: Duration, ledger: &mut Ledger) {
+        if self.runs.is_empty() {
+            self.busy_since = now;
+        }
+        let len = run.data.len();
+        self.bytes += len;
         self.messages += u64::from(run.messages);
-        match self.runs.back_mut() {
-            Some(last) if run.slab != 0 && last.slab == run.slab => {
-                // The slab is charged already; the charge goes to its last run.
-                run.charge = last.charge;
-                last.charge = 0;
-            }
-            _ => {
-                self.charge += run.charge;
-                ledger.hold(run.slab, run.charge);
-            }
+        if run.slab == 0 {
+            self.charge += len + RUN_BYTES;
+            ledger.total += len + RUN_BYTES;
+        } else if let Some(at) = self.pin(run.slab) {
+            self.pins[at].runs += 1;
+            self.pins[at].filled += len;
+        } else {
+            let (slab, charge) = (run.slab, slab_charge);
+            ledger.hold(slab, charge);
+            self.charge += charge;
+            self.pins.push(Pin {
+                slab,
+                charge,
+                runs: 1,
+                filled: len,
+                since: now,
+            });
         }
         self.runs.push_back(run);
     }
 
-    /// Appends one slice (or a header and the rest) by copying it.
-    fn append_copy(&mut self, parts: &[&[u8]], messages: u32, lane: u32, ledger: &mut Ledger) {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let room = |copied: &Copied| {
-            copied.lane == lane && copied.buffer.capacity() - copied.buffer.len() >= len
-        };
-        if !self.copied.as_ref().is_some_and(room) {
-            self.close_copied();
-            let charge = COPY_CHUNK.max(len);
-            self.charge += charge;
-            ledger.hold(0, charge);
-            let buffer = BytesMut::with_capacity(charge);
-            self.copied = Some(Copied {
-                buffer,
-                messages: 0,
-                lane,
-                charge,
-            });
-        }
-        let copied = self
-            .copied
-            .as_mut()
-            .expect("made above when there was none with room");
-        for part in parts {
-            copied.buffer.extend_from_slice(part);
-        }
-        copied.messages += messages;
-        self.bytes += len;
-        self.messages += u64::from(messages);
-    }
-
-    fn close_copied(&mut self) {
-        if let Some(copied) = self.copied.take() {
-            self.runs.push_back(Run {
-                data: copied.buffer.freeze(),
-                messages: copied.messages,
-                lane: copied.lane,
-                carrier: Carrier::Lane,
-                slab: 0,
-                charge: copied.charge,
-            });
-        }
-    }
-
     fn pop(&mut self, max_bytes: usize, ledger: &mut Ledger) -> Option<Run> {
-        if self.runs.is_empty() {
-            self.close_copied();
-        }
         let head = self.runs.front_mut()?;
         let part = if head.data.len() > max_bytes && head.messages > 1 {
             split_front(head, max_bytes)
         } else {
             None
         };
+        let whole = part.is_none();
         let run = match part {
             Some(part) => part,
-            None => {
-                let run = self.runs.pop_front()?;
-                if run.charge > 0 {
-                    self.charge -= run.charge;
-                    ledger.release(run.slab, run.charge);
-                }
-                run
-            }
+            None => self.runs.pop_front()?,
         };
-        self.bytes -= run.data.len();
+        let len = run.data.len();
+        self.bytes -= len;
         self.messages -= u64::from(run.messages);
+        self.settled = self.settled.saturating_sub(usize::from(whole));
+        if run.slab == 0 {
+            let charge = len + if whole { RUN_BYTES } else { 0 };
+            self.charge -= charge;
+            ledger.total -= charge;
+        } else if let Some(at) = self.pin(run.slab) {
+            let pin = &mut self.pins[at];
+            pin.runs -= usize::from(whole);
+            if pin.runs == 0 {
+                self.unpin(at, ledger);
+            }
+        }
         Some(run)
     }
 
+    fn unpin(&mut self, at: usize, ledger: &mut Ledger) -> Pin {
+        let pin = self.pins.remove(at);
+        self.charge -= pin.charge;
+        ledger.release(pin.slab);
+        pin
+    }
+
+    /// Copies the slices of one long-held, sparsely used slab out of it, so that the slab can go. Returns the
+    /// bytes copied; 0 = there is no such slab.
+    pub fn settle(&mut self, now: Duration, when: Settling, ledger: &mut Ledger) -> usize {
+        // The newest may still be filling.
+        let candidates = self.pins.len() - usize::from(!when.pressed && !self.pins.is_empty());
+        let worth = |pin: &Pin| {
+            let sparse = (pin.filled + pin.runs * RUN_BYTES) * 4 <= pin.charge;
+            let old = now.saturating_sub(pin.since) >= when.age && ledger.queues(pin.slab) <= 2;
+            sparse && (old || when.pressed)
+        };
+        let Some(at) = self.pins[..candidates].iter().position(worth) else {
+            return 0;
+        };
+        let pin = self.unpin(at, ledger);
+        let (slab, mut runs, mut copied) = (pin.slab, pin.runs, 0);
+        let mut buffer = BytesMut::with_capacity(pin.filled);
+        for run in self
+            .runs
+            .iter_mut()
+            .skip(self.settled)
+            .filter(|run| run.slab == slab)
+        {
+            buffer.extend_from_slice(&run.data);
+            run.data = buffer.split().freeze();
+            copied += run.data.len();
+            run.slab = 0;
+            let charge = run.data.len() + RUN_BYTES;
+            self.charge += charge;
+            ledger.total += charge;
+            runs -= 1;
+            if runs == 0 {
+                break;
+            }
+        }
+        let unsettled = self.runs.iter().skip(self.settled);
+        self.settled += unsettled.take_while(|run| run.slab == 0).count();
+        copied
+    }
+
     fn next_lane(&self) -> u32 {
-        let first = self.runs.front().map(|run| run.lane);
-        first
-            .or(self.copied.as_ref().map(|copied| copied.lane))
-            .unwrap_or(0)
+        self.runs.front().map_or(0, |run| run.lane)
     }
 }
 
@@ -225,7 +280,6 @@ fn split_front(run: &mut Run, max_bytes: usize) -> Option<Run> {
     Some(Run {
         data: run.data.split_to(at),
         messages,
-        charge: 0,
         ..*run
     })
 }
@@ -253,18 +307,6 @@ impl Egress {
         self.queues[class.index()].as_deref()
     }
 
-    /// Slab bytes a class is charged for.
-    #[inline]
-    pub fn charge(&self, class: TrafficClass) -> usize {
-        self.queue(class).map_or(0, |queue| queue.charge)
-    }
-
-    /// Bytes queued in a class.
-    #[inline]
-    pub fn bytes(&self, class: TrafficClass) -> usize {
-        self.queue(class).map_or(0, |queue| queue.bytes)
-    }
-
     pub fn is_empty(&self) -> bool {
         self.waiting == 0
     }
@@ -277,27 +319,20 @@ impl Egress {
         })
     }
 
-    fn queue_mut(&mut self, class: TrafficClass) -> &mut Queue {
+    pub fn queue_mut(&mut self, class: TrafficClass) -> &mut Queue {
         self.queues[class.index()].get_or_insert_default()
     }
 
-    /// True when the class had nothing waiting before.
-    pub fn append(&mut self, class: TrafficClass, run: Run, ledger: &mut Ledger) -> bool {
-        self.queue_mut(class).append(run, ledger);
-        self.mark(class)
-    }
-
-    /// Like [`Egress::append`] with a copy of the parts, which are one slice of one lane.
-    pub fn append_copy(
+    /// True when the class had nothing waiting before. `slab_charge` = size of the run's slab, if it has one.
+    pub fn append(
         &mut self,
         class: TrafficClass,
-        parts: &[&[u8]],
-        messages: u32,
-        lane: u32,
+        run: Run,
+        slab_charge: usize,
+        now: Duration,
         ledger: &mut Ledger,
     ) -> bool {
-        self.queue_mut(class)
-            .append_copy(parts, messages, lane, ledger);
+        self.queue_mut(class).append(run, slab_charge, now, ledger);
         self.mark(class)
     }
 
@@ -340,7 +375,7 @@ impl Egress {
         let queue = self.queues[at].as_deref_mut()?;
         let run = queue.pop(max_bytes, ledger)?;
         queue.deficit -= run.data.len() as i64;
-        if queue.is_empty() {
+        if queue.runs.is_empty() {
             self.waiting &= !(1 << at);
             queue.deficit = 0;
         }

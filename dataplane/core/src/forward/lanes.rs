@@ -87,8 +87,8 @@ impl Forwarder {
             match self.decide(now, at, head, body) {
                 Verdict::Forward(step) => {
                     if step.to != open.to || step.class != open.class {
-                        self.close_run(&mut open, data, origin);
-                        match self.admission(step.to, step.class, may_wait) {
+                        self.close_run(now, &mut open, data, origin);
+                        match self.admission(now, step.to, step.class, origin.slab, may_wait) {
                             Admission::Yes => {}
                             Admission::Wait => {
                                 let lane = Unblocked {
@@ -113,12 +113,12 @@ impl Forwarder {
                     open.messages += 1;
                 }
                 Verdict::Drop(reason) => {
-                    self.close_run(&mut open, data, origin);
+                    self.close_run(now, &mut open, data, origin);
                     self.refuse_front(now, at, reason, total, data, &mut progress);
                     continue;
                 }
                 Verdict::Replicate { class, routers } => {
-                    self.close_run(&mut open, data, origin);
+                    self.close_run(now, &mut open, data, origin);
                     let message = data.split_to(total);
                     self.replicate(now, at, class, routers, message, origin);
                 }
@@ -126,7 +126,7 @@ impl Forwarder {
             progress.messages += 1;
             progress.bytes += total;
         };
-        self.close_run(&mut open, data, origin);
+        self.close_run(now, &mut open, data, origin);
         self.counters.received += u64::from(progress.messages);
         self.counters.received_bytes += progress.bytes as u64;
         match fault {
@@ -172,7 +172,7 @@ impl Forwarder {
             Verdict::Forward(step) if data.len() > self.peers.get(step.to).datagram_max => {
                 DropReason::TooLarge
             }
-            Verdict::Forward(step) => match self.has_room(step.to, step.class) {
+            Verdict::Forward(step) => match self.has_room(now, step.to, step.class, 0) {
                 true => {
                     self.edit(&step, &mut data);
                     let len = data.len();
@@ -182,7 +182,7 @@ impl Forwarder {
                         bytes: len,
                         messages: 1,
                     };
-                    return self.close_run(&mut open, &mut data, origin);
+                    return self.close_run(now, &mut open, &mut data, origin);
                 }
                 false => DropReason::Overloaded,
             },
@@ -298,46 +298,41 @@ impl Forwarder {
 
     /// Appends the open run, if there is one, to its queue.
     #[inline]
-    fn close_run(&mut self, open: &mut Open, data: &mut BytesMut, origin: Origin) {
+    fn close_run(&mut self, now: Now, open: &mut Open, data: &mut BytesMut, origin: Origin) {
         if open.messages == 0 {
             return;
         }
         let closed = core::mem::replace(open, Open::none());
-        let peer = self.peers.get(closed.to);
-        if self.copies_out(peer, closed.class, closed.bytes, origin) {
-            let lane = origin.lane;
-            self.append_copy(
-                closed.to,
-                closed.class,
-                &[&data[..closed.bytes]],
-                closed.messages,
-                lane,
-            );
-            data.advance(closed.bytes);
-            return;
-        }
         let run = Run {
             data: data.split_to(closed.bytes).freeze(),
             messages: closed.messages,
             lane: origin.lane,
             carrier: origin.carrier,
             slab: origin.slab,
-            charge: origin.charge.max(closed.bytes),
         };
-        self.append(closed.to, closed.class, run);
+        self.append(now, closed.to, closed.class, run, origin.charge);
     }
 
-    fn admission(&self, to: PeerIdx, class: TrafficClass, may_wait: bool) -> Admission {
-        let charge = self.peers.get(to).egress.charge(class);
-        let limit = self.queue_limit();
+    #[inline]
+    fn admission(
+        &mut self,
+        now: Now,
+        to: PeerIdx,
+        class: TrafficClass,
+        slab: Slab,
+        may_wait: bool,
+    ) -> Admission {
         if may_wait {
-            // Its own lane is stopped at half the limit; nothing of it is ever dropped for room.
-            return match charge > 0 && charge >= limit / 2 {
+            return match self.is_backed_up(now, to, class) {
                 true => Admission::Wait,
                 false => Admission::Yes,
             };
         }
-        match charge < limit {
+        if self.has_room(now, to, class, slab) {
+            return Admission::Yes;
+        }
+        self.settle(now, to, class);
+        match self.has_room(now, to, class, slab) {
             true => Admission::Yes,
             false => Admission::Full,
         }

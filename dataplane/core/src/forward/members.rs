@@ -329,6 +329,7 @@ impl Forwarder {
     }
 
     fn load(&self, peer: PeerIdx, class: TrafficClass) -> u64 {
-        self.peers.get(peer).egress.bytes(class) as u64
+        let queue = self.peers.get(peer).egress.queue(class);
+        queue.map_or(0, |queue| queue.bytes() as u64)
     }
 }

@@ -105,17 +105,15 @@ impl Forwarder {
         Header::new_unchecked(&mut message[..]).set_label(label);
         self.counters.notices += 1;
         let data = Bytes::copy_from_slice(&message);
-        let charge = data.len();
-        if self.has_room(to, TrafficClass::NOTICE) {
+        if self.has_room(now, to, TrafficClass::NOTICE, 0) {
             let run = Run {
                 data,
                 messages: 1,
                 lane: 0,
                 carrier: Carrier::Lane,
                 slab: 0,
-                charge,
             };
-            self.append(to, TrafficClass::NOTICE, run);
+            self.append(now, to, TrafficClass::NOTICE, run, 0);
         } else {
             self.counters.dropped[DropReason::Overloaded as usize] += 1;
         }

@@ -68,7 +68,7 @@ impl Forwarder {
         header.set_label(group);
         let shared = message.freeze();
         for to in &fanout.here {
-            self.send_copy(*to, class, None, shared.clone(), origin);
+            self.send_copy(now, *to, class, None, shared.clone(), origin);
         }
         for (router, hop) in &fanout.routers {
             let mut head = [0; HEADER_LEN];
@@ -76,7 +76,14 @@ impl Forwarder {
             let mut header = Header::new_unchecked(&mut head);
             header.set_label(*router);
             header.set_hop_limit(hops.saturating_sub(1));
-            self.send_copy(*hop, class, Some(&head), shared.slice(HEADER_LEN..), origin);
+            self.send_copy(
+                now,
+                *hop,
+                class,
+                Some(&head),
+                shared.slice(HEADER_LEN..),
+                origin,
+            );
         }
         self.fanout = fanout;
     }
@@ -112,6 +119,7 @@ impl Forwarder {
     /// Queues one copy: the shared message as it is, or a new header and the shared rest.
     fn send_copy(
         &mut self,
+        now: Now,
         to: PeerIdx,
         class: TrafficClass,
         head: Option<&[u8; HEADER_LEN]>,
@@ -124,7 +132,7 @@ impl Forwarder {
         let datagram = origin.carrier == Carrier::Datagram;
         let reason = if datagram && len > peer.datagram_max {
             Some(DropReason::TooLarge)
-        } else if !self.has_room(to, class) {
+        } else if !self.has_room(now, to, class, origin.slab) {
             Some(DropReason::Overloaded)
         } else {
             None
@@ -133,15 +141,11 @@ impl Forwarder {
             self.counters.dropped[reason as usize] += 1;
             return;
         }
-        let lane = origin.lane;
-        if !datagram && self.copies_out(peer, class, len, origin) {
-            return self.append_copy(to, class, &[head, &body], 1, lane);
-        }
         let Origin {
             slab,
             charge,
+            lane,
             carrier,
-            ..
         } = origin;
         let (data, messages) = if head.is_empty() {
             (body, 1)
@@ -160,23 +164,17 @@ impl Forwarder {
                 lane,
                 carrier,
                 slab: 0,
-                charge: HEADER_LEN,
             };
-            self.append(to, class, run);
+            self.append(now, to, class, run, 0);
             (body, 0)
         };
-        let charge = charge.max(data.len());
-        self.append(
-            to,
-            class,
-            Run {
-                data,
-                messages,
-                lane,
-                carrier,
-                slab,
-                charge,
-            },
-        );
+        let run = Run {
+            data,
+            messages,
+            lane,
+            carrier,
+            slab,
+        };
+        self.append(now, to, class, run, charge);
     }
 }

@@ -1,11 +1,11 @@
 //! Messages going out: which peer has something, and the next slice for it; how full a queue may be.
 //! Refuses to know streams: the caller says which of a peer's lanes are ready.
 
+use bytes::Bytes;
 use caplane_wire::TrafficClass;
 
-use super::egress::Run;
-use super::lanes::Origin;
-use super::peers::{Peer, PeerIdx, Role};
+use super::egress::{Queue, Run, Settling, Slab};
+use super::peers::{PeerIdx, Role};
 use super::{Carrier, Forwarder, Outgoing, PeerKey, Unblocked};
 use crate::{DropReason, Now};
 
@@ -137,66 +137,89 @@ impl Forwarder {
     }
 
     #[inline]
-    pub(super) fn has_room(&self, to: PeerIdx, class: TrafficClass) -> bool {
-        self.peers.get(to).egress.charge(class) < self.queue_limit()
-    }
-
-    /// Is this slice to be copied out rather than to pin its slab? Only where it would stay for long (the
-    /// queue is backlogged, or the budget nearly used), the slab is not pinned by its predecessor anyway, and
-    /// the slice is a sixteenth of the slab or less.
-    #[inline]
-    pub(super) fn copies_out(
-        &self,
-        peer: &Peer,
-        class: TrafficClass,
-        bytes: usize,
-        origin: Origin,
-    ) -> bool {
-        if bytes > origin.charge / 16 || origin.slab == 0 {
+    pub(super) fn has_room(&self, now: Now, to: PeerIdx, class: TrafficClass, slab: Slab) -> bool {
+        let limit = self.queue_limit();
+        let Some(queue) = self.peers.get(to).egress.queue(class) else {
+            return limit > 0;
+        };
+        if queue.bytes() >= limit {
             return false;
         }
-        let Some(queue) = peer.egress.queue(class) else {
-            return false;
-        };
-        let budget = self.config.queue_total_bytes_max;
-        let lingers = peer.egress.charge(class) >= self.config.backlog_bytes
-            || self.ledger.total() >= budget / 4 * 3;
-        lingers && !queue.ends_in(origin.slab)
+        queue.charge() < limit || queue.pins(slab) || self.drains(now, queue)
     }
 
+    /// A queue that is emptied every tick may pin more slabs for that long: many senders fill one queue from
+    /// a slab each.
+    fn drains(&self, now: Now, queue: &Queue) -> bool {
+        !queue.lingers(now.mono, self.config.linger) && !self.is_pressed()
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.ledger.total() >= self.config.queue_total_bytes_max / 4 * 3
+    }
+
+    /// Should a blocking sender wait? At half the limit, so that nothing of it is ever dropped for room.
     #[inline]
-    pub(super) fn append(&mut self, to: PeerIdx, class: TrafficClass, run: Run) {
+    pub(super) fn is_backed_up(&self, now: Now, to: PeerIdx, class: TrafficClass) -> bool {
+        let Some(queue) = self.peers.get(to).egress.queue(class) else {
+            return false;
+        };
+        let mark = (self.queue_limit() / 2).max(1);
+        queue.bytes() >= mark || queue.charge() >= mark && !self.drains(now, queue)
+    }
+
+    /// Copies slices out of a slab that the queue holds for long and uses little of, if there is one.
+    #[cold]
+    pub(super) fn settle(&mut self, now: Now, to: PeerIdx, class: TrafficClass) {
+        let when = Settling {
+            age: self.config.linger,
+            pressed: self.is_pressed(),
+        };
+        let queue = self.peers.get_mut(to).egress.queue_mut(class);
+        let copied = queue.settle(now.mono, when, &mut self.ledger);
+        self.counters.copied_bytes += copied as u64;
+        self.counters.charged_bytes = self.ledger.total() as u64;
+    }
+
+    /// Appends a slice to a queue; `slab_charge` = size of its slab, if it has one.
+    #[inline]
+    pub(super) fn append(
+        &mut self,
+        now: Now,
+        to: PeerIdx,
+        class: TrafficClass,
+        mut run: Run,
+        slab_charge: usize,
+    ) {
         debug_assert!(run.carrier == Carrier::Lane || run.messages == 1);
         self.counters.runs += 1;
         self.counters.queued += u64::from(run.messages);
         self.counters.queued_bytes += run.data.len() as u64;
         let peer = self.peers.get_mut(to);
-        if peer.egress.append(class, run, &mut self.ledger) {
-            self.list(to);
+        let queue = peer.egress.queue(class);
+        if queue.is_some_and(|queue| queue.pins_enough(run.slab, run.data.len(), slab_charge)) {
+            run.data = Bytes::copy_from_slice(&run.data);
+            run.slab = 0;
+            self.counters.copied_bytes += run.data.len() as u64;
         }
-        self.counters.charged_bytes = self.ledger.total() as u64;
-    }
-
-    pub(super) fn append_copy(
-        &mut self,
-        to: PeerIdx,
-        class: TrafficClass,
-        parts: &[&[u8]],
-        messages: u32,
-        lane: u32,
-    ) {
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        self.counters.runs += 1;
-        self.counters.queued += u64::from(messages);
-        self.counters.queued_bytes += bytes as u64;
-        self.counters.copied_bytes += bytes as u64;
-        let peer = self.peers.get_mut(to);
         if peer
             .egress
-            .append_copy(class, parts, messages, lane, &mut self.ledger)
+            .append(class, run, slab_charge, now.mono, &mut self.ledger)
         {
             self.list(to);
         }
         self.counters.charged_bytes = self.ledger.total() as u64;
+        if self.is_backlogged(now, to, class) || self.is_pressed() {
+            self.settle(now, to, class);
+        }
+    }
+
+    #[inline]
+    fn is_backlogged(&self, now: Now, to: PeerIdx, class: TrafficClass) -> bool {
+        let queue = self.peers.get(to).egress.queue(class);
+        queue.is_some_and(|queue| {
+            queue.charge() >= self.config.backlog_bytes
+                && queue.lingers(now.mono, self.config.linger)
+        })
     }
 }

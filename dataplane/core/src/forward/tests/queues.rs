@@ -1,11 +1,13 @@
 //! Egress queues: merging, budgets, blocking, order of service, notices about what was dropped.
 
+use core::time::Duration;
+
 use bytes::BytesMut;
 use caplane_wire::{NoticeCode, TrafficClass};
 
 use super::bed::*;
-use crate::DropReason;
 use crate::forward::{ForwarderConfig, Outgoing, Unblocked};
+use crate::{DropReason, Now};
 
 /// Slabs of 64 KiB, queues of 1 MiB, a budget of 4 MiB.
 fn small() -> ForwarderConfig {
@@ -154,20 +156,21 @@ fn a_peer_is_dirty_until_emptied_and_again_when_something_new_waits() {
 }
 
 /// A neighbour's bytes as they come off a slab: one buffer, filled and forwarded bit by bit.
-struct Slab(BytesMut);
+struct Slab(BytesMut, Now);
 
 impl Slab {
     fn new() -> Slab {
-        Slab(BytesMut::with_capacity(64 << 10))
+        Slab(BytesMut::with_capacity(64 << 10), NOW)
     }
 
     fn push(&mut self, bed: &mut Bed, slot: u32, class: TrafficClass, bytes: &[u8]) {
         if self.0.capacity() - self.0.len() < bytes.len() {
-            *self = Slab::new();
+            self.0 = BytesMut::with_capacity(64 << 10);
         }
+        self.1.mono += Duration::from_micros(2);
         self.0.extend_from_slice(bytes);
         bed.forwarder
-            .lane(NOW, peer(slot), 0, class, &mut self.0)
+            .lane(self.1, peer(slot), 0, class, &mut self.0)
             .unwrap();
         assert!(self.0.is_empty());
     }
@@ -216,7 +219,7 @@ fn a_slow_receiver_behind_a_shared_link_hurts_nobody_else() {
     let counters = bed.forwarder.counters();
     assert_eq!(counters.notices + counters.notices_suppressed, dropped);
     assert!(notices > 0 && counters.notices == notices as u64);
-    // Copied out, its queue holds many small messages: a slab each would leave it 16 slabs' worth.
+    // Copied out, its queue holds many small messages: left in their slabs 16 slabs would fill it.
     assert!(waiting > 5_000, "{waiting} waiting");
     let copied = counters.copied_bytes as f64 / counters.received_bytes as f64;
     assert!(copied < 0.06, "{copied} copied");
@@ -243,7 +246,7 @@ fn many_slow_receivers_stay_within_the_budget() {
         counters.charged_bytes
     );
     assert!(
-        counters.queued_bytes > 2 << 20,
+        counters.queued_bytes > 3 << 19,
         "{} bytes of use",
         counters.queued_bytes
     );
@@ -254,6 +257,42 @@ fn many_slow_receivers_stay_within_the_budget() {
     let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
     assert!(*least * 3 > *most, "{shares:?}");
     bed.check();
+}
+
+#[test]
+fn many_senders_fill_one_queue_without_drops_or_copies() {
+    let mut bed = bed();
+    // Forty lanes, each with a slab of its own, a few small messages each, drained every tick: 2.5 MiB of slabs pinned
+    // for a queue of 1 MiB.
+    let mut slabs: Vec<_> = (0..40).map(|_| Slab::new()).collect();
+    let mut got = 0;
+    for sequence in 0..200 {
+        for slab in &mut slabs {
+            slab.1 = NOW;
+            slab.1.mono += Duration::from_millis(u64::from(sequence));
+            slab.push(&mut bed, 100, CLASS, &from_router_2(20, sequence));
+        }
+        got += bed.slices(20).0.len();
+    }
+    assert_eq!(got, 40 * 200);
+    let counters = bed.forwarder.counters();
+    assert_eq!((counters.dropped_total(), counters.copied_bytes), (0, 0));
+}
+
+#[test]
+fn a_full_queue_of_one_flow_is_never_copied() {
+    let mut bed = bed();
+    let mut slab = Slab::new();
+    for sequence in 0..50_000 {
+        slab.push(&mut bed, 100, CLASS, &from_router_2(20, sequence));
+        if sequence % 3 == 0 {
+            bed.forwarder.dequeue(peer(20), 200, |_, _| true);
+        }
+    }
+    // It fills its slabs: leaving them would gain nothing.
+    assert!(bed.dropped(DropReason::Overloaded) > 10_000);
+    let copied = bed.forwarder.counters().copied_bytes;
+    assert!(copied < 64 << 10, "{copied} bytes copied");
 }
 
 #[test]
