@@ -78,10 +78,9 @@ impl ApiError {
     }
 }
 
+/// What to do where the controller's own words cannot know.
 fn remedy(code: Code) -> &'static str {
     match code {
-        Code::AlreadyExists => "; `withdraw` or `remove` it first",
-        Code::NotFound => "; `list` shows what there is",
         Code::PermissionDenied | Code::Unauthenticated => {
             "; use the certificate of an operator that the controller's configuration names"
         }

@@ -145,7 +145,8 @@ pub(super) async fn listen(
             (None, false) => None,
         };
         if let Some(answer) = answer {
-            delivery.reply_receipted(answer).await?.await?;
+            // Not awaited: the asker may not have wanted an answer, and the next message is here.
+            delivery.reply(answer).await?;
         }
     }
     client.close().await;

@@ -18,9 +18,10 @@ use crate::output::Output;
 
 /// Flows to each agent.
 const FLOWS: usize = 4;
-/// Bytes under way at a time, receipted messages: half of what one router queue
-/// holds for one peer and class (4 MiB), so that nothing is dropped on the way and order can be judged.
-const UNDER_WAY_BYTES: usize = 2 * 1024 * 1024;
+/// Bytes of receipted messages under way at a time: the largest message, and a quarter of what
+/// one router queue holds for one peer and class (4 MiB), so that nothing is dropped on the way
+/// and order can be judged.
+const UNDER_WAY_BYTES: usize = super::body::BODY_BYTES_MAX;
 /// Datagrams handed over before the sender lets the others work.
 const DATAGRAM_BURST: u64 = 8;
 /// How long a message may be resent.
@@ -191,7 +192,7 @@ impl RunResult {
             "receipted  {delivered} of {sent} delivered exactly once over {hops} routers in {seconds:.2} s\n\
              checks     {duplicated} duplicated, {corrupted} corrupted, {out_of_order} out of order\n\
              datagrams  {datagrams} of {offered} delivered\n\
-             latency    p50 {p50} us, p99 {p99} us, max {max} us, from send to the receiving application\n\
+             latency    p50 {p50} us, p99 {p99} us, max {max} us, from send to the receiving application, with up to 1 MiB under way\n\
              routers    {cpu:.0} ns of CPU a message and router, {copied:.2} % of bytes copied, {drops} drops\n\
              next       caplane up            the same fabric, live\n",
             delivered = totals.delivered.saturating_sub(totals.duplicated),

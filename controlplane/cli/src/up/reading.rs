@@ -59,7 +59,8 @@ impl Reading {
 
     /// All drops.
     pub(super) fn drops_total(&self) -> f64 {
-        self.drops.values().sum()
+        // An empty sum of fractions is -0.
+        self.drops.values().sum::<f64>() + 0.0
     }
 
     /// Routers a message passed, on average.

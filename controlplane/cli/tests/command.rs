@@ -1,0 +1,545 @@
+//! The command as a script sees it: arguments in, text or JSON and an exit
+//! code out, against a fabric of the real programs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use caplane::fabric::{Fabric, FabricConfig, Signal};
+use serde_json::Value;
+
+/// Longest any one step may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const CARD: &str = r#"{"name": "Teller", "description": "Changes money", "version": "1",
+    "skills": [{"id": "currency_conversion", "name": "Change money", "description": "", "tags": []}]}"#;
+const MUTE_CARD: &str = r#"{"name": "Asker", "description": "Asks", "version": "1", "skills": []}"#;
+
+fn caplane(state: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_caplane"))
+        .env_remove("CAPLANE_STATE")
+        .env_remove("CAPLANE_CONTROLLER")
+        .arg("--state")
+        .arg(state)
+        .args(arguments)
+        .output()
+        .expect("the command runs")
+}
+
+fn json(state: &Path, arguments: &[&str], schema: &str) -> Value {
+    let output = caplane(state, &[arguments, &["--json"]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    let value: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(value["schema"], schema, "{arguments:?}");
+    value
+}
+
+/// Runs a command that must fail with `code`; returns what it said.
+fn refused(state: &Path, arguments: &[&str], code: i32) -> String {
+    let output = caplane(state, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+    assert!(errors.starts_with("caplane: "), "{errors}");
+    errors
+}
+
+/// Looks until `condition` holds.
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A child that is ended, by its id, when the test ends.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn fabric(folder: &Path) -> Fabric {
+    let config = FabricConfig::line(folder, 2).expect("the sibling programs are built");
+    let fabric = Fabric::start(config).await.expect("the fabric starts");
+    let routers = fabric.routers().map(|name| {
+        (
+            name.to_owned(),
+            fabric.router_address(name).expect("bound").to_owned(),
+        )
+    });
+    let file = caplane::settings::FabricFile {
+        schema: caplane::settings::FABRIC_SCHEMA.to_owned(),
+        pid: std::process::id(),
+        controller: fabric.northbound_address().expect("bound").to_owned(),
+        routers: routers.collect(),
+        trust_domain: fabric.authority().trust_domain().to_owned(),
+    };
+    let text = serde_json::to_string(&file).expect("JSON");
+    std::fs::write(folder.join(caplane::settings::FABRIC_FILE), text).expect("written");
+    fabric
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, text).expect("written");
+    path.to_string_lossy().into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entities_are_set_listed_and_taken_back() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let _fabric = fabric(state).await;
+    let card = write(state, "card.json", CARD);
+    let uri = "spiffe://caplane.local/tenant/shared/agent/teller";
+
+    let agent = json(
+        state,
+        &["agent", "register", "--name", "teller", "--card", &card],
+        "caplane.agent/1",
+    );
+    assert_eq!(agent["agent"]["uri"], uri);
+    assert_eq!(
+        agent["agent"]["skills"][0]["class_path"],
+        "finance/currency/currency_conversion"
+    );
+    assert_eq!(agent["agent"]["skills"][0]["granted"], true);
+    refused(
+        state,
+        &["agent", "register", "--name", "teller", "--card", &card],
+        4,
+    );
+    assert_eq!(
+        json(state, &["agent", "list"], "caplane.agents/1")["agents"][0]["uri"],
+        uri
+    );
+    json(state, &["agent", "show", uri], "caplane.agent/1");
+
+    let found = json(
+        state,
+        &["class", "find", "convert currency"],
+        "caplane.candidates/1",
+    );
+    assert_eq!(
+        found["candidates"][0]["name"],
+        "finance/currency/currency_conversion"
+    );
+    let found = json(
+        state,
+        &["class", "find", "book a hotel"],
+        "caplane.candidates/1",
+    );
+    assert_eq!(
+        found["candidates"][0]["name"],
+        "travel/accommodation/hotel_booking"
+    );
+    let classes = json(
+        state,
+        &["class", "list", "--under", "weather"],
+        "caplane.classes/1",
+    );
+    assert_eq!(classes["classes"][0]["path"], "weather");
+    refused(state, &["class", "list", "--under", "weather/mars"], 3);
+    refused(state, &["class", "find", "zzz qqq"], 3);
+
+    let routers = json(state, &["router", "list"], "caplane.routers/1");
+    assert_eq!(routers["routers"].as_array().map(Vec::len), Some(2));
+    json(state, &["router", "add", "r9"], "caplane.router/1");
+    json(
+        state,
+        &["link", "add", "r2", "r9", "--cost", "7"],
+        "caplane.link/1",
+    );
+    let links = json(state, &["link", "list"], "caplane.links/1");
+    assert_eq!(links["links"][1]["cost"], 7);
+    refused(state, &["link", "add", "r9", "r2"], 4);
+    json(state, &["link", "remove", "r9", "r2"], "caplane.link/1");
+    refused(state, &["link", "remove", "r9", "r2"], 3);
+
+    json(state, &["tenant", "add", "acme"], "caplane.tenant/1");
+    json(state, &["tenant", "add", "zeta"], "caplane.tenant/1");
+    json(
+        state,
+        &["permission", "add", "acme", "zeta", "--class", "travel"],
+        "caplane.permission/1",
+    );
+    let permissions = json(state, &["permission", "list"], "caplane.permissions/1");
+    assert_eq!(permissions["permissions"][0]["class_path"], "travel");
+    json(
+        state,
+        &["permission", "remove", "acme", "zeta", "--class", "travel"],
+        "caplane.permission/1",
+    );
+    json(state, &["tenant", "remove", "zeta"], "caplane.tenant/1");
+
+    json(
+        state,
+        &["grant", "add", uri, "travel", "--weight", "5"],
+        "caplane.grant/1",
+    );
+    assert_eq!(
+        json(state, &["grant", "list"], "caplane.grants/1")["grants"]
+            .as_array()
+            .map(Vec::len),
+        Some(2)
+    );
+    json(
+        state,
+        &["grant", "remove", uri, "travel"],
+        "caplane.grant/1",
+    );
+    let by_id = json(state, &["resolve", uri], "caplane.candidates/1");
+    assert_eq!(by_id["candidates"][0]["matched_by"], "id");
+
+    json(
+        state,
+        &["agent", "withdraw", "teller"],
+        "caplane.withdrawn/1",
+    );
+    refused(state, &["agent", "show", "teller"], 3);
+    refused(state, &["agent", "withdraw", "teller"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_say_what_to_do_and_have_their_exit_codes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let error = refused(state, &["agent", "list"], 2);
+    assert!(error.contains("start one with `caplane up`"), "{error}");
+    let _fabric = fabric(state).await;
+    let broken = write(state, "broken.json", "{\n \"name\": 3}");
+    let error = refused(
+        state,
+        &["agent", "register", "--name", "x", "--card", &broken],
+        2,
+    );
+    assert!(
+        error.contains("2:10: name: invalid type: integer `3`"),
+        "{error}"
+    );
+    let error = refused(
+        state,
+        &[
+            "agent",
+            "register",
+            "--name",
+            "x",
+            "--card",
+            "/nowhere.json",
+        ],
+        2,
+    );
+    assert!(
+        error.contains("cannot read the agent card /nowhere.json"),
+        "{error}"
+    );
+    let error = refused(state, &["agent", "list", "--controller", "127.0.0.1:1"], 6);
+    assert!(
+        error.contains("cannot reach the controller at 127.0.0.1:1"),
+        "{error}"
+    );
+    let error = refused(state, &["listen", "--as", "nobody"], 2);
+    assert!(error.contains("caplane pki issue agent nobody"), "{error}");
+    // A router's certificate is a good one, and no operator's.
+    let (chain, key) = (state.join("router-r1.pem"), state.join("router-r1-key.pem"));
+    let (chain, key) = (chain.to_string_lossy(), key.to_string_lossy());
+    refused(
+        state,
+        &["agent", "list", "--chain", &chain, "--key", &key],
+        5,
+    );
+    // Wrong arguments are clap's: code 2, and the usage.
+    let output = caplane(state, &["link", "add", "r1"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_speaks_as_an_agent() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let _fabric = fabric(state).await;
+    for (name, card) in [("teller", CARD), ("asker", MUTE_CARD)] {
+        json(
+            state,
+            &["pki", "issue", "agent", name],
+            "caplane.certificate/1",
+        );
+        let card = write(state, "card.json", card);
+        json(
+            state,
+            &["agent", "register", "--name", name, "--card", &card],
+            "caplane.agent/1",
+        );
+    }
+    let error = refused(
+        state,
+        &[
+            "request",
+            "convert currency",
+            "--as",
+            "asker",
+            "--router",
+            "r1",
+            "--body",
+            "x",
+            "--timeout",
+            "2",
+        ],
+        7,
+    );
+    assert!(error.contains("NO_ROUTE"), "{error}");
+
+    let listening = Command::new(env!("CARGO_BIN_EXE_caplane"))
+        .arg("--state")
+        .arg(state)
+        .args([
+            "listen",
+            "--as",
+            "teller",
+            "--router",
+            "r2",
+            "--instance",
+            "one",
+            "--reply",
+            "pong",
+            "--count",
+            "3",
+            "--json",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("listens");
+    let mut listening = Ended(listening);
+    wait_until("the listener to be a member", || {
+        let found = json(
+            state,
+            &["class", "find", "convert currency"],
+            "caplane.candidates/1",
+        );
+        found["candidates"][0]["members"] == 1
+    });
+    let say = [
+        "--as",
+        "asker",
+        "--router",
+        "r1",
+        "--instance",
+        "me",
+        "--body",
+    ];
+    let reply = json(
+        state,
+        &[&["request", "convert currency"], &say[..], &["ping"]].concat(),
+        "caplane.reply/1",
+    );
+    assert_eq!(
+        (&reply["body"], &reply["name"]),
+        (
+            &Value::from("pong"),
+            &Value::from("finance/currency/currency_conversion")
+        )
+    );
+    let sent = json(
+        state,
+        &[&["send", "convert currency"], &say[..], &["only this"]].concat(),
+        "caplane.sent/1",
+    );
+    assert_eq!(sent["receipt"]["from"], reply["from"]);
+    let body = write(state, "body.bin", &"x".repeat(200_000));
+    let from_file = format!("@{body}");
+    let sent = json(
+        state,
+        &[&["send", "class:111.1.1"], &say[..], &[&from_file]].concat(),
+        "caplane.sent/1",
+    );
+    assert_eq!(sent["bytes"], 200_000);
+
+    let mut lines = String::new();
+    let mut out = listening.0.stdout.take().expect("piped");
+    std::io::Read::read_to_string(&mut out, &mut lines).expect("text");
+    assert!(listening.0.wait().expect("ended").success());
+    let messages: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(messages.len(), 3);
+    assert_eq!(messages[0]["body"], "ping");
+    assert_eq!(
+        (&messages[1]["body"], &messages[1]["carried_by"]),
+        (&Value::from("only this"), &Value::from("lane"))
+    );
+    assert_eq!(messages[2]["carried_by"], "bulk");
+}
+
+#[test]
+fn certificates_are_made_from_nothing_and_never_replaced_unasked() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path().join("pki");
+    let error = refused(&state, &["pki", "issue", "router", "r1"], 1);
+    assert!(
+        error.contains("cannot read ") && error.contains("ca.pem"),
+        "{error}"
+    );
+    json(
+        &state,
+        &["pki", "init", "--trust-domain", "example.org"],
+        "caplane.authority/1",
+    );
+    refused(&state, &["pki", "init"], 4);
+    let issued = json(
+        &state,
+        &[
+            "pki", "issue", "agent", "fx", "--tenant", "acme", "--days", "1",
+        ],
+        "caplane.certificate/1",
+    );
+    assert_eq!(issued["uri"], "spiffe://example.org/tenant/acme/agent/fx");
+    refused(&state, &["pki", "issue", "agent", "fx"], 4);
+    json(
+        &state,
+        &["pki", "issue", "agent", "fx", "--force"],
+        "caplane.certificate/1",
+    );
+    refused(&state, &["pki", "issue", "agent", "a/b"], 2);
+}
+
+#[test]
+fn up_once_sends_checks_and_ends() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path().join("up");
+    let result = json(
+        &state,
+        &[
+            "up",
+            "--once",
+            "--messages",
+            "600",
+            "--datagrams",
+            "100",
+            "--routers",
+            "3",
+        ],
+        "caplane.up/1",
+    );
+    for (key, expected) in [
+        ("routers", 3),
+        ("agents", 4),
+        ("sent", 600),
+        ("delivered", 600),
+        ("duplicated", 0),
+        ("corrupted", 0),
+        ("out_of_order", 0),
+        ("drops", 0),
+    ] {
+        assert_eq!(result[key], expected, "{key} of {result:#}");
+    }
+    assert_eq!(result["datagrams"]["sent"], 100);
+    assert_eq!(result["hops"], 3.0);
+    let latency = &result["latency_us"];
+    assert!(
+        latency["p50"].as_u64() <= latency["p99"].as_u64()
+            && latency["p99"].as_u64() <= latency["max"].as_u64()
+    );
+    for key in [
+        "classes",
+        "router_cpu_ns_per_message",
+        "copied_bytes",
+        "forwarded_bytes",
+        "generation",
+    ] {
+        assert!(result[key].is_number(), "{key} of {result:#}");
+    }
+    let copied = result["copied_bytes"].as_f64().expect("a number");
+    assert!(
+        copied < 0.01 * result["forwarded_bytes"].as_f64().expect("a number"),
+        "{result:#}"
+    );
+    assert!(
+        !state.join("fabric.json").exists(),
+        "nobody should look for it any more"
+    );
+}
+
+/// Process ids a fabric's programs wrote into their state folders.
+fn pids(state: &Path, names: &[&str]) -> Vec<u64> {
+    let read = |name: &&str| {
+        let text = std::fs::read_to_string(state.join(name).join("addresses.json")).ok()?;
+        serde_json::from_str::<Value>(&text).ok()?["pid"].as_u64()
+    };
+    names.iter().filter_map(read).collect()
+}
+
+fn runs(pid: u64) -> bool {
+    // A zombie has ended; only its parent has not looked yet.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+#[test]
+fn children_end_when_up_is_killed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state: PathBuf = folder.path().join("up");
+    let up = Command::new(env!("CARGO_BIN_EXE_caplane"))
+        .arg("--state")
+        .arg(&state)
+        .args(["up", "--rate", "10"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let mut up = Ended(up);
+    wait_until("the fabric to be announced", || {
+        state.join("fabric.json").exists()
+    });
+    let children = pids(&state, &["r1", "r2"]);
+    assert_eq!(children.len(), 2);
+    assert!(children.iter().all(|pid| runs(*pid)));
+    let error = refused(&state, &["up"], 4);
+    assert!(error.contains("another `caplane up` runs in"), "{error}");
+    up.0.kill().expect("killed");
+    up.0.wait().expect("gone");
+    wait_until("the children to end", || {
+        !children.iter().any(|pid| runs(*pid))
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_stop_and_come_back_at_their_addresses() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut fabric = fabric(folder.path()).await;
+    let address = fabric.router_address("r2").expect("bound").to_owned();
+    for signal in [Signal::TERM, Signal::KILL] {
+        fabric.stop("r2", signal).await.expect("stops");
+        fabric.check_running().expect("the others run");
+        fabric.restart("r2").await.expect("starts again");
+        assert_eq!(fabric.router_address("r2").expect("bound"), address);
+        fabric.wait_live().await.expect("holds the newest table");
+        fabric.wait_links().await.expect("hears its neighbour");
+    }
+    fabric.stop("c1", Signal::KILL).await.expect("stops");
+    let metrics = fabric
+        .metrics("r1")
+        .await
+        .expect("a router needs no controller to answer");
+    assert!(metrics.sum("router_neighbours") >= 1.0);
+    fabric.restart("c1").await.expect("starts again");
+    fabric
+        .wait_live()
+        .await
+        .expect("the routers came back to it");
+    assert!(fabric.cpu_time("r1").is_ok() && fabric.pid("c1").is_ok());
+    let error = fabric.restart("c1").await.expect_err("it runs").to_string();
+    assert_eq!(error, "c1: is running; stop it first");
+    let error = fabric
+        .stop("r7", Signal::TERM)
+        .await
+        .expect_err("unknown")
+        .to_string();
+    assert_eq!(error, "r7: is no child of this fabric");
+}
