@@ -2,10 +2,10 @@
 //! (flow, member) and its weight; the least cost wins. A flow stays on its member as long as that lives;
 //! without it exactly its flows move, each to the next in rank; shares follow the weights.
 //!
-//! Integers only, so that every machine and every run decides alike. Cost is linear in the members.
-//! Refuses to know what a member is.
+//! Integers only, so that every machine and every run decides alike. Its cost is linear in the members: large sets
+//! take [`Seats`] instead. Refuses to know what a member is.
 
-use crate::mix::mix_pair;
+use crate::mix::{mix_pair, mix64};
 
 /// Fraction bits of a logarithm.
 const FRACTION: u32 = 26;
@@ -109,10 +109,103 @@ pub(crate) fn least_of_two<T>(
     Some(if lighter { second } else { first })
 }
 
+/// A large set in a form whose choice costs the same however many there are. Members sit in a table with
+/// twice as many seats or more; a flow tries seats in an order of its own and takes the first member that its weight
+/// lets through. So a member that leaves moves its own flows only, and one that comes takes its share from all.
+#[derive(Default)]
+pub(crate) struct Seats {
+    /// A power of two. Weight 0 = free.
+    seats: Vec<Seat>,
+    used: usize,
+    /// Farthest any member sits from where its name belongs.
+    reach: usize,
+    /// A power of two no weight exceeds.
+    weight_max: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Seat {
+    name: u32,
+    weight: u32,
+    value: u32,
+}
+
+/// A try succeeds with a quarter of a chance or more, unless weights are very uneven: 64 tries fail once in 10^8.
+const TRIES: u64 = 64;
+
+impl Seats {
+    /// Adds a member, or changes its weight (at least 1).
+    pub fn put(&mut self, name: u32, weight: u32, value: u32) {
+        if (self.used + 1) * 2 > self.seats.len() {
+            self.grow();
+        }
+        self.weight_max = self.weight_max.max(u64::from(weight).next_power_of_two());
+        if let Some(at) = self.find(name) {
+            let seat = &mut self.seats[at];
+            (seat.weight, seat.value) = (weight, value);
+            return;
+        }
+        self.sit(Seat {
+            name,
+            weight,
+            value,
+        });
+        self.used += 1;
+    }
+
+    pub fn remove(&mut self, name: u32) {
+        if let Some(at) = self.find(name) {
+            self.seats[at] = Seat::default();
+            self.used -= 1;
+        }
+    }
+
+    /// Leavers leave holes, so a member may sit behind one: as far from its home as any ever sat.
+    fn find(&self, name: u32) -> Option<usize> {
+        let mask = self.seats.len().checked_sub(1)?;
+        let home = mix64(u64::from(name)) as usize & mask;
+        let mut row = (home..=home + self.reach).map(|at| at & mask);
+        row.find(|at| self.seats[*at].weight > 0 && self.seats[*at].name == name)
+    }
+
+    fn sit(&mut self, seat: Seat) {
+        let mask = self.seats.len() - 1;
+        let home = mix64(u64::from(seat.name)) as usize & mask;
+        // Half of the seats are free: `put` sees to it.
+        let free = (0..=mask).find(|far| self.seats[(home + far) & mask].weight == 0);
+        if let Some(far) = free {
+            self.seats[(home + far) & mask] = seat;
+            self.reach = self.reach.max(far);
+        }
+    }
+
+    fn grow(&mut self) {
+        let len = (self.seats.len() * 2).max(64);
+        let old = core::mem::replace(&mut self.seats, vec![Seat::default(); len]);
+        self.reach = 0;
+        for seat in old.into_iter().filter(|seat| seat.weight > 0) {
+            self.sit(seat);
+        }
+    }
+
+    /// The value of the member that `key` prefers; `None` after too many tries.
+    #[inline]
+    pub fn choose(&self, key: u64) -> Option<u32> {
+        let mask = self.seats.len().checked_sub(1)?;
+        for n in 0..TRIES {
+            let hash = mix_pair(key, n);
+            let seat = &self.seats[(hash >> 32) as usize & mask];
+            if ((hash & 0xffff_ffff) * self.weight_max) >> 32 < u64::from(seat.weight) {
+                return Some(seat.value);
+            }
+        }
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mix::mix64;
 
     fn pick(members: &[(u32, u32)], key: u64, dead: Option<u32>) -> Option<u32> {
         let alive = |member: &(u32, u32)| Some(member.0) != dead;
@@ -184,5 +277,50 @@ mod tests {
         }
         // Both draws fall on the heavier one in a quarter of the cases.
         assert!((700..800).contains(&to_lighter), "{to_lighter}");
+    }
+
+    #[test]
+    fn seats_share_by_weight_and_move_only_who_must() {
+        let mut seats = Seats::default();
+        for name in 0..1_000 {
+            seats.put(name, 50 + name % 100, name);
+        }
+        let choices = |seats: &Seats| -> Vec<_> {
+            (0..200_000)
+                .map(|flow| seats.choose(mix64(flow)).unwrap())
+                .collect()
+        };
+        let before = choices(&seats);
+        // By weight, in ten bands of members.
+        for band in 0..10 {
+            let of_band = |name: u32| name % 100 / 10 == band;
+            let got = before.iter().filter(|name| of_band(**name)).count() as f64;
+            let weights = |band: Option<u32>| -> f64 {
+                let names = (0..1_000).filter(|name| band.is_none_or(|b| name % 100 / 10 == b));
+                names.map(|name| f64::from(50 + name % 100)).sum()
+            };
+            let due = 200_000.0 * weights(Some(band)) / weights(None);
+            assert!(
+                (got - due).abs() < 6.0 * due.sqrt(),
+                "band {band}: {got}, due {due}"
+            );
+        }
+        seats.remove(500);
+        let after = choices(&seats);
+        let moved = |a: &[u32], b: &[u32]| a.iter().zip(b).filter(|(a, b)| a != b).count();
+        assert!(before.iter().zip(&after).all(|(a, b)| a == b || *a == 500));
+        assert!(after.iter().all(|name| *name != 500));
+        assert!(moved(&before, &after) > 100);
+        seats.put(500, 50, 500);
+        assert_eq!(choices(&seats), before);
+        // A heavier member takes flows from all, a change of weight keeps the rest.
+        seats.put(500, 100, 500);
+        let heavier = choices(&seats);
+        assert!(
+            before
+                .iter()
+                .zip(&heavier)
+                .all(|(a, b)| a == b || *b == 500)
+        );
     }
 }

@@ -202,3 +202,28 @@ pub fn table_of(labels: usize) -> Fib {
         Err(rejections) => panic!("{}", rejections[0]),
     }
 }
+
+/// A delta that changes `count` scattered classes of [`table_of`].
+pub fn difference(fib: &Fib, count: usize) -> Delta {
+    let upserts = (0..count).map(|n| {
+        let (tenant, label) = million(n * 997 % fib.labels());
+        let members = vec![Egress {
+            router: router(9),
+            weight: 50,
+        }];
+        Entry::Class(ClassEntry {
+            tenant,
+            label,
+            own: members.clone(),
+            subtree: members,
+        })
+    });
+    let base = fib.generation();
+    let generation = Generation(base.0 + 1);
+    Delta {
+        base,
+        generation,
+        upserts: upserts.collect(),
+        removes: vec![],
+    }
+}

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use caplane_core::Forwarder;
-use caplane_core::fib::*;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use load::*;
 
@@ -94,25 +93,7 @@ fn lookup(c: &mut Criterion) {
 /// A delta of 1,000 scattered entries on a table of a million.
 fn delta(c: &mut Criterion) {
     let fib = table_of(1_000_000);
-    let upserts = (0..1_000).map(|n| {
-        let (tenant, label) = million(n * 997);
-        let members = vec![Egress {
-            router: router(9),
-            weight: 50,
-        }];
-        Entry::Class(ClassEntry {
-            tenant,
-            label,
-            own: members.clone(),
-            subtree: members,
-        })
-    });
-    let delta = Delta {
-        base: Generation(1),
-        generation: Generation(2),
-        upserts: upserts.collect(),
-        removes: vec![],
-    };
+    let delta = difference(&fib, 1_000);
     c.bench_function("delta_1000_of_1M", |b| {
         b.iter(|| fib.apply(&delta).map(|fib| fib.labels()))
     });

@@ -4,6 +4,7 @@
 use caplane_wire::Label;
 
 use super::peers::PeerIdx;
+use crate::choice::Seats;
 use crate::fib::IdentityEntry;
 use crate::mix::MixMap;
 
@@ -16,13 +17,79 @@ pub(super) struct LocalMember {
     pub weight: u32,
 }
 
+/// The members of one label.
+#[derive(Default)]
+pub(super) struct Several {
+    members: Vec<LocalMember>,
+    /// Made when the members are many.
+    seats: Option<Box<Seats>>,
+}
+
+/// From here on choosing by seats is cheaper than looking at every member.
+const MANY: usize = 32;
+
+impl Several {
+    #[inline]
+    pub fn members(&self) -> &[LocalMember] {
+        &self.members
+    }
+
+    /// How a large set is chosen from; `None` = look at the members.
+    #[inline]
+    pub fn seats(&self) -> Option<&Seats> {
+        self.seats.as_deref()
+    }
+
+    /// Adds a member; one that is there already keeps the larger weight.
+    fn add(&mut self, new: LocalMember) {
+        let at = self
+            .members
+            .iter()
+            .position(|member| member.peer == new.peer);
+        let at = at.unwrap_or_else(|| {
+            self.members.push(new);
+            self.members.len() - 1
+        });
+        let member = &mut self.members[at];
+        member.weight = member.weight.max(new.weight);
+        let member = *member;
+        if let Some(seats) = &mut self.seats {
+            member.sit(seats);
+        } else if self.members.len() > MANY {
+            let mut seats = Box::new(Seats::default());
+            self.members
+                .iter()
+                .for_each(|member| member.sit(&mut seats));
+            self.seats = Some(seats);
+        }
+    }
+
+    fn remove(&mut self, peer: PeerIdx) {
+        let Some(at) = self.members.iter().position(|member| member.peer == peer) else {
+            return;
+        };
+        let gone = self.members.swap_remove(at);
+        // Not at once at MANY: a set that goes to and fro should not be made anew each time.
+        if self.members.len() < MANY / 2 {
+            self.seats = None;
+        }
+        if let Some(seats) = &mut self.seats {
+            seats.remove(gone.label.bits());
+        }
+    }
+}
+
+impl LocalMember {
+    fn sit(&self, seats: &mut Seats) {
+        seats.put(self.label.bits(), self.weight, self.peer.0);
+    }
+}
+
 /// Members of one class among the attached instances.
 #[derive(Default)]
 struct LocalClass {
-    own: Vec<LocalMember>,
-    subtree: Vec<LocalMember>,
-    /// Place in `LocalTable::lists` of a set of several, kept for its next use; 0 = none yet.
-    lists: [u32; 2],
+    own: Several,
+    subtree: Several,
 }
 
 /// Who serves a label here.
@@ -30,11 +97,11 @@ struct LocalClass {
 pub(super) enum Here<'a> {
     Nobody,
     One(PeerIdx),
-    Many(&'a [LocalMember]),
+    Many(&'a Several),
 }
 
 /// What a message reads of a class: own and subtree set. 0 = nobody, top bit = the only member's peer, else
-/// the place of the members in `LocalTable::lists`.
+/// 1 + the class's place.
 #[derive(Clone, Copy, Default)]
 struct Packed {
     own: u32,
@@ -48,15 +115,14 @@ const ONE: u32 = 1 << 31;
 pub(super) struct LocalTable {
     /// Packed `tenant << 32 | label`; 16 bytes an entry, since every message here reads one.
     packed: MixMap<u64, Packed>,
-    lists: Vec<Vec<LocalMember>>,
-    /// Lists that nobody uses.
+    classes: Vec<LocalClass>,
+    /// Places in `classes`, and those that nobody uses.
+    places: MixMap<u64, u32>,
     free: Vec<u32>,
-    /// What `packed` is made from.
-    classes: MixMap<u64, LocalClass>,
     /// Instance label.
     instances: MixMap<u32, PeerIdx>,
     /// Agent label, instance 0.
-    agents: MixMap<u32, Vec<LocalMember>>,
+    agents: MixMap<u32, Several>,
     groups: MixMap<u32, Vec<PeerIdx>>,
 }
 
@@ -68,66 +134,56 @@ impl LocalTable {
     /// Members granted the class itself or anything below it.
     #[inline]
     pub fn subtree(&self, tenant: u32, label: Label) -> Here<'_> {
-        match self.packed.get(&pack(tenant, label)) {
-            Some(packed) => self.here(packed.subtree),
-            None => Here::Nobody,
+        match self
+            .packed
+            .get(&pack(tenant, label))
+            .map_or(0, |packed| packed.subtree)
+        {
+            0 => Here::Nobody,
+            one if one & ONE != 0 => Here::One(PeerIdx(one & !ONE)),
+            at => Here::Many(&self.classes[at as usize - 1].subtree),
         }
     }
 
     /// Members granted exactly the class.
     #[inline]
     pub fn own(&self, tenant: u32, label: Label) -> Here<'_> {
-        match self.packed.get(&pack(tenant, label)) {
-            Some(packed) => self.here(packed.own),
-            None => Here::Nobody,
-        }
-    }
-
-    #[inline]
-    fn here(&self, packed: u32) -> Here<'_> {
-        match packed {
+        match self
+            .packed
+            .get(&pack(tenant, label))
+            .map_or(0, |packed| packed.own)
+        {
             0 => Here::Nobody,
             one if one & ONE != 0 => Here::One(PeerIdx(one & !ONE)),
-            at => Here::Many(&self.lists[at as usize]),
+            at => Here::Many(&self.classes[at as usize - 1].own),
         }
     }
 
-    /// Makes `packed` say what `classes` says.
-    fn repack(&mut self, key: u64) {
-        let Some(class) = self.classes.get_mut(&key) else {
-            self.packed.remove(&key);
-            return;
+    /// Changes a class and makes `packed` say so.
+    fn change(&mut self, key: u64, change: impl FnOnce(&mut LocalClass)) {
+        let at = *self.places.entry(key).or_insert_with(|| {
+            self.free.pop().unwrap_or_else(|| {
+                self.classes.push(LocalClass::default());
+                self.classes.len() as u32 - 1
+            })
+        });
+        let class = &mut self.classes[at as usize];
+        change(class);
+        let packed = |several: &Several| match several.members() {
+            [] => 0,
+            [one] => ONE | one.peer.0,
+            _ => at + 1,
         };
-        if self.lists.is_empty() {
-            self.lists.push(Vec::new());
-        }
-        let mut packed = [0; 2];
-        for (at, members) in [&class.own, &class.subtree].into_iter().enumerate() {
-            packed[at] = match &members[..] {
-                [] => 0,
-                [one] => ONE | one.peer.0,
-                several => {
-                    if class.lists[at] == 0 {
-                        class.lists[at] = self.free.pop().unwrap_or_else(|| {
-                            self.lists.push(Vec::new());
-                            self.lists.len() as u32 - 1
-                        });
-                    }
-                    let list = &mut self.lists[class.lists[at] as usize];
-                    list.clear();
-                    list.extend_from_slice(several);
-                    class.lists[at]
-                }
-            };
-        }
-        let [own, subtree] = packed;
-        if subtree == 0 {
-            self.free
-                .extend(class.lists.into_iter().filter(|list| *list != 0));
-            self.classes.remove(&key);
+        let packed = Packed {
+            own: packed(&class.own),
+            subtree: packed(&class.subtree),
+        };
+        if packed.subtree == 0 {
             self.packed.remove(&key);
+            self.places.remove(&key);
+            self.free.push(at);
         } else {
-            self.packed.insert(key, Packed { own, subtree });
+            self.packed.insert(key, packed);
         }
     }
 
@@ -161,15 +217,15 @@ impl LocalTable {
         self.agents
             .entry(label.any_instance().bits())
             .or_default()
-            .push(member);
+            .add(member);
     }
 
     pub fn detach(&mut self, peer: PeerIdx, label: Label) {
         self.instances.remove(&label.bits());
         let agent = label.any_instance().bits();
         if let Some(members) = self.agents.get_mut(&agent) {
-            members.retain(|member| member.peer != peer);
-            if members.is_empty() {
+            members.remove(peer);
+            if members.members().is_empty() {
                 self.agents.remove(&agent);
             }
         }
@@ -186,13 +242,12 @@ impl LocalTable {
                 weight,
             };
             for at in core::iter::once(grant.label).chain(grant.label.ancestors()) {
-                let key = pack(grant.tenant, at);
-                let class = self.classes.entry(key).or_default();
-                if at == grant.label {
-                    add(&mut class.own, member);
-                }
-                add(&mut class.subtree, member);
-                self.repack(key);
+                self.change(pack(grant.tenant, at), |class| {
+                    if at == grant.label {
+                        class.own.add(member);
+                    }
+                    class.subtree.add(member);
+                });
             }
         }
         for group in &identity.groups {
@@ -207,13 +262,10 @@ impl LocalTable {
     pub fn unserve(&mut self, peer: PeerIdx, identity: &IdentityEntry, groups: bool) {
         for grant in &identity.classes {
             for label in core::iter::once(grant.label).chain(grant.label.ancestors()) {
-                let key = pack(grant.tenant, label);
-                let Some(class) = self.classes.get_mut(&key) else {
-                    continue;
-                };
-                class.own.retain(|member| member.peer != peer);
-                class.subtree.retain(|member| member.peer != peer);
-                self.repack(key);
+                self.change(pack(grant.tenant, label), |class| {
+                    class.own.remove(peer);
+                    class.subtree.remove(peer);
+                });
             }
         }
         if !groups {
@@ -227,12 +279,5 @@ impl LocalTable {
                 }
             }
         }
-    }
-}
-
-fn add(members: &mut Vec<LocalMember>, new: LocalMember) {
-    match members.iter_mut().find(|member| member.peer == new.peer) {
-        Some(known) => known.weight = known.weight.max(new.weight),
-        None => members.push(new),
     }
 }

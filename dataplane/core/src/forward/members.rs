@@ -10,6 +10,7 @@ use super::peers::PeerIdx;
 use crate::DropReason;
 use crate::choice::{least_of_two, rendezvous};
 use crate::fib::{Member, Policy};
+use crate::mix::mix_pair;
 
 /// Remembers why nothing was found, the most telling reason first.
 #[derive(Default)]
@@ -317,13 +318,25 @@ impl Forwarder {
 
     #[inline]
     fn pick_here(&self, here: Here<'_>, key: Key) -> Option<PeerIdx> {
-        let members = match here {
+        let several = match here {
             Here::Nobody => return None,
             Here::One(peer) => return Some(peer),
-            Here::Many(members) => members,
+            Here::Many(several) => several,
         };
-        let name = |member: &LocalMember| (member.label.bits(), member.weight);
         let load = |member: &LocalMember| self.load(member.peer, key.class);
+        if let Some(seats) = several.seats() {
+            let first = seats.choose(key.hash).map(PeerIdx);
+            if let (true, Some(_)) = (key.affinity, first) {
+                return first;
+            }
+            let second = seats.choose(mix_pair(key.hash, 1)).map(PeerIdx);
+            if let (Some(first), Some(second)) = (first, second) {
+                let lighter = self.load(second, key.class) < self.load(first, key.class);
+                return Some(if lighter { second } else { first });
+            }
+        }
+        let name = |member: &LocalMember| (member.label.bits(), member.weight);
+        let members = several.members();
         self.pick(members, key, name, |_| true, load)
             .map(|at| members[at].peer)
     }

@@ -216,3 +216,57 @@ fn asked_for_a_parent_everything_below_serves() {
     }
     assert!(served.values().all(|count| *count > 10), "{served:?}");
 }
+
+#[test]
+fn a_thousand_members_share_by_weight_and_lose_only_the_dead_ones_flows() {
+    let number = |slot: u32| 100 + slot;
+    let mut entries = vec![
+        policy(1, &[1], &[]),
+        identity(10, 1, &[], &[]),
+        class_at(1, "class:7", &[1], &[1]),
+    ];
+    for slot in 2..1_002 {
+        entries.push(identity(
+            number(slot),
+            1,
+            &[("class:7", 100 + slot % 2 * 100)],
+            &[],
+        ));
+    }
+    let mut bed = Bed::new(table(1, entries));
+    bed.attach(1, 10, 1);
+    for slot in 2..1_002 {
+        bed.attach(slot, number(slot), 1);
+    }
+    let placed = |bed: &mut Bed| {
+        let mut bytes = Vec::new();
+        for flow in 0..10_000 {
+            let ask = message(agent(10, 1), "class:7").flow(flow);
+            bytes.extend(ask.set(|header| header.tenant = 1).bytes());
+        }
+        bed.send_bytes(1, CLASS, &bytes);
+        let mut placed = BTreeMap::new();
+        for slot in 2..1_002 {
+            placed.extend(bed.received(slot).iter().map(|header| (header.flow, slot)));
+        }
+        placed
+    };
+    let before = placed(&mut bed);
+    assert_eq!(before.len(), 10_000);
+    let heavier = before.values().filter(|slot| **slot % 2 == 1).count();
+    assert!((6_500..6_850).contains(&heavier), "{heavier}, 6,667 due");
+    for slot in 2..12 {
+        bed.forwarder.peer_down(NOW, peer(slot));
+    }
+    let after = placed(&mut bed);
+    assert!(
+        before
+            .iter()
+            .all(|(flow, slot)| *slot < 12 || after[flow] == *slot)
+    );
+    // Down to a few, and up again.
+    for slot in 12..1_000 {
+        bed.forwarder.peer_down(NOW, peer(slot));
+    }
+    assert_eq!(placed(&mut bed).len(), 10_000);
+}
