@@ -39,3 +39,26 @@ fn messages_arrive_whole_and_in_order() {
         pair.drive("acknowledged", |client, _| client.endpoint.acked(to_server));
     }
 }
+
+#[test]
+fn an_idle_tail_leaves_its_slab_and_the_message_is_whole_all_the_same() {
+    let mut pair = Pair::new(v4(), |_| {});
+    let (lane, to_server) = (pair.lane(), pair.to_server);
+    let whole = message(1, 50_000);
+    pair.client
+        .endpoint
+        .send_lane(to_server, lane, whole.slice(..20_000))
+        .expect("send");
+    // After a second without more, the tail is moved to memory of its own size: 20,000 bytes are copied once.
+    pair.drive("the tail is moved", |_, server| {
+        server.endpoint.counters().copied_bytes == 20_000
+    });
+    pair.client
+        .endpoint
+        .send_lane(to_server, lane, whole.slice(20_000..))
+        .expect("send");
+    pair.drive("the message", |_, server| server.messages.len() == 1);
+    assert_eq!(pair.server.messages[0].2, whole);
+    // And once more into the slab that the rest was read into.
+    assert_eq!(pair.server.endpoint.counters().copied_bytes, 40_000);
+}

@@ -105,11 +105,11 @@ impl Relay {
                 },
             };
             self.count += 1;
-            if self.lose > 0 && self.count % self.lose == 0 {
+            if self.lose > 0 && self.count.is_multiple_of(self.lose) {
                 continue;
             }
             let packet = (to_server, buffer[..length].to_vec());
-            if self.reorder > 0 && self.count % self.reorder == 0 {
+            if self.reorder > 0 && self.count.is_multiple_of(self.reorder) {
                 self.held.push(packet);
                 continue;
             }

@@ -1,25 +1,29 @@
 //! From packets to connections and from connections to events: the endpoint without its socket.
 //!
-//! Only connections that were touched are looked at: a tick costs what happened in it, not how many peers there are.
+//! Here packets find their connection, timers run and connections are chosen for flushing; what becomes of a connection is in
+//! `life`, what is told to the owner in `events`. Only connections that were touched are looked at: a tick costs what
+//! happened in it, not how many peers there are.
+
+mod events;
+mod life;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use quiche::{ConnectionId, Header, PathEvent};
+use quiche::{ConnectionId, Header};
 
 use crate::accept::short_cid;
-use crate::cid::{self, CID_LEN, CidTable};
+use crate::cid::{CID_LEN, CidTable};
 use crate::config::EndpointConfig;
 use crate::connection::{Connection, State};
 use crate::counters::Counters;
 use crate::error::{EndpointError, RefuseReason};
-use crate::event::{CloseCause, Event, LaneRx, PeerId};
+use crate::event::{Event, LaneRx, PeerId};
 use crate::io::{Batch, Driver};
 use crate::reset::ResetTokens;
 use crate::retry::RetryTokens;
-use crate::rx::{ReadContext, Step};
 use crate::slab::SlabPool;
 use crate::table::ConnectionTable;
 use crate::timers::Timers;
@@ -304,289 +308,6 @@ impl Core {
             if ready {
                 self.read_later(peer.slot);
             }
-        }
-    }
-
-    // ---- the life of connections ----
-
-    /// Looks after every connection that was touched since the last time.
-    pub(crate) fn settle(&mut self) {
-        self.starved = false;
-        let mut touched = std::mem::take(&mut self.touched);
-        for slot in touched.drain(..) {
-            self.settle_one(slot);
-        }
-        self.touched = touched;
-    }
-
-    fn settle_one(&mut self, slot: u32) {
-        self.mark_dirty(slot);
-        let Some(connection) = self.table.slot(slot) else {
-            return;
-        };
-        connection.touched = false;
-        if matches!(connection.state, State::Handshaking { .. }) {
-            self.settle_handshake(slot);
-            self.take_datagrams(slot);
-        }
-        let Some(connection) = self.table.slot(slot).filter(|c| c.is_up()) else {
-            return;
-        };
-        connection.doubt_after_losses(self.now, &mut self.counters);
-        while let Some(stream) = connection.quic.stream_readable_next() {
-            connection.rx.readable(stream);
-        }
-        let peer = connection.id;
-        if connection.tx.retry(&mut connection.quic) {
-            self.events.push_back(Event::Writable { peer });
-        }
-        self.events.extend(connection.take_stopped(self.now));
-        if connection.ending.is_none() {
-            connection.ending = connection.end();
-        }
-        if connection.rx.has_ready() || connection.ending.is_some() {
-            self.read_later(slot);
-        }
-        self.settle_path(slot);
-    }
-
-    fn settle_handshake(&mut self, slot: u32) {
-        let Some(connection) = self.table.slot(slot) else {
-            return;
-        };
-        if connection.end().is_some() {
-            let reason = connection.refusal(&self.handshakes, None);
-            self.refuse(slot, reason);
-            return;
-        }
-        if !connection.is_complete() {
-            return;
-        }
-        if let Err(reason) = connection.come_up() {
-            let _ = connection.quic.close(false, 0x2, b"");
-            self.refuse(slot, reason);
-            return;
-        }
-        self.counters.connected += 1;
-        self.events.push_back(Event::Connected {
-            peer: connection.id,
-            uri: connection.uri.clone(),
-            address: canonical(connection.address),
-            dialled: connection.dialled,
-        });
-        if !connection.dialled {
-            self.pending -= 1;
-        }
-        if let Some(original) = connection.original_cid.take() {
-            self.cids.remove(&original);
-        }
-    }
-
-    /// Connection ids, addresses and the path MTU.
-    fn settle_path(&mut self, slot: u32) {
-        let Some(connection) = self.table.slot(slot) else {
-            return;
-        };
-        while connection.quic.scids_left() > 0 {
-            let cid = cid::new_cid(self.config.worker);
-            let token = self.resets.token(&cid);
-            if connection.quic.new_scid(&cid, token, false).is_err() {
-                break;
-            }
-            self.cids.insert(&cid, slot);
-        }
-        while let Some(cid) = connection.quic.retired_scid_next() {
-            self.cids.remove(&cid);
-        }
-        connection.unclamp();
-        while let Some(event) = connection.quic.path_event_next() {
-            match event {
-                PathEvent::PmtuUpdated { pmtu, .. } if connection.on_path_mtu(pmtu) => {
-                    self.events.push_back(Event::MtuChanged {
-                        peer: connection.id,
-                        udp_payload: pmtu,
-                    });
-                    if let Some(max) = connection.datagram_max() {
-                        // A datagram that fits no more would block the queue until it is thrown away unseen.
-                        let before = connection.quic.dgram_send_queue_len();
-                        connection
-                            .quic
-                            .dgram_purge_outgoing(|datagram| datagram.len() > max);
-                        let purged = before - connection.quic.dgram_send_queue_len();
-                        self.counters.datagrams_too_large += purged as u64;
-                    }
-                }
-                PathEvent::PeerMigrated(_, address) => connection.address = address,
-                _ => {}
-            }
-        }
-    }
-
-    /// Ends a handshake: told once, counted, and QUIC says goodbye in its own way.
-    fn refuse(&mut self, slot: u32, reason: RefuseReason) {
-        let Some(connection) = self.table.slot(slot) else {
-            return;
-        };
-        if !matches!(connection.state, State::Handshaking { .. }) {
-            return;
-        }
-        connection.state = State::Closing;
-        let _ = connection.quic.close(false, 0x2, b"");
-        let (id, dialled) = (connection.id, connection.dialled);
-        let address = canonical(connection.address);
-        if !dialled {
-            self.pending -= 1;
-        }
-        self.counters.refused[reason as usize] += 1;
-        tracing::info!(event = "connection_refused", %address, reason = reason.name(), dialled, "{reason}");
-        self.events.push_back(Event::Refused {
-            peer: dialled.then_some(id),
-            address,
-            reason,
-        });
-    }
-
-    pub(crate) fn close(&mut self, peer: PeerId, code: u64, reason: &str) {
-        let Some(connection) = self.sending(peer) else {
-            return;
-        };
-        let _ = connection.quic.close(true, code, reason.as_bytes());
-        self.end(
-            peer,
-            Event::Closed {
-                peer,
-                code,
-                reason: reason.to_owned(),
-                by_peer: false,
-                cause: CloseCause::Application,
-            },
-        );
-    }
-
-    fn end(&mut self, peer: PeerId, event: Event) {
-        if let Some(connection) = self.table.get_mut(peer) {
-            connection.state = State::Closing;
-            self.counters.closed += 1;
-            self.events.push_back(event);
-        }
-    }
-
-    // ---- events out ----
-
-    fn read_later(&mut self, slot: u32) {
-        if let Some(connection) = self.table.slot(slot)
-            && !connection.reading
-        {
-            connection.reading = true;
-            self.readers.push_back(slot);
-        }
-    }
-
-    fn reading(&mut self, peer: PeerId) -> Option<(&mut Connection, ReadContext<'_>)> {
-        let connection = self.table.get_mut(peer)?;
-        let context = ReadContext {
-            peer,
-            pool: &mut self.pool,
-            counters: &mut self.counters,
-            bulk_message_max: self.config.bulk_message_max,
-            slabs_max: self.config.slabs_per_peer_max,
-            control_message_max: self.config.control_message_max,
-        };
-        Some((connection, context))
-    }
-
-    pub(crate) fn next_event(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return Some(event);
-            }
-            if self.starved {
-                return None;
-            }
-            let slot = self.readers.pop_front()?;
-            let Some(connection) = self.table.slot(slot) else {
-                continue;
-            };
-            connection.reading = false;
-            let peer = connection.id;
-            if let Some(event) = self.read(peer) {
-                return Some(event);
-            }
-        }
-    }
-
-    /// Reads one connection up to its next event.
-    fn read(&mut self, peer: PeerId) -> Option<Event> {
-        let (connection, mut context) = self.reading(peer)?;
-        if !connection.is_up() {
-            return None;
-        }
-        let step = connection.rx.next(&mut connection.quic, &mut context);
-        let ending = connection.ending.is_some();
-        if connection.rx.has_ready() || (ending && matches!(step, Step::Event(_))) {
-            self.read_later(peer.slot);
-        }
-        // Reading moves flow control windows: the peer is to be told.
-        self.mark_dirty(peer.slot);
-        match step {
-            Step::Event(event) => return Some(event),
-            Step::Starved if !ending => {
-                self.starved = true;
-                self.counters.slabs_exhausted += 1;
-                return None;
-            }
-            Step::Fault(code, reason) => self.close(peer, code.number(), reason),
-            _ => {}
-        }
-        let event = self.table.get_mut(peer)?.ending.take()?;
-        if self.up(peer).is_some() {
-            self.end(peer, event);
-        }
-        None
-    }
-
-    pub(crate) fn lane_rest(&mut self, peer: PeerId, lane: LaneRx, rest: BytesMut) {
-        let tail = !rest.is_empty();
-        let Some((connection, mut context)) = self.reading(peer) else {
-            return;
-        };
-        let event = connection.rx.lane_rest(lane, rest, &mut context);
-        let ready = connection.rx.has_ready();
-        let held = tail && connection.rx.note_tail(lane);
-        self.events.extend(event);
-        if held {
-            self.tails.push_back((self.now, peer, lane));
-        }
-        if ready {
-            self.read_later(peer.slot);
-        }
-    }
-
-    pub(crate) fn set_paused(&mut self, peer: PeerId, stream: u64, paused: bool) {
-        let Some(connection) = self.table.get_mut(peer) else {
-            return;
-        };
-        connection.rx.set_paused(stream, paused);
-        if connection.rx.has_ready() {
-            self.read_later(peer.slot);
-        }
-    }
-
-    pub(crate) fn refuse_stream(&mut self, peer: PeerId, stream: u64, code: u64) {
-        self.mark_dirty_peer(peer);
-        if let Some(connection) = self.table.get_mut(peer) {
-            connection
-                .rx
-                .refuse(stream, code, &mut connection.quic, &mut self.pool);
-            if connection.rx.has_ready() {
-                self.read_later(peer.slot);
-            }
-        }
-    }
-
-    fn mark_dirty_peer(&mut self, peer: PeerId) {
-        if self.table.get(peer).is_some() {
-            self.mark_dirty(peer.slot);
         }
     }
 
