@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use caplane_wire::LabelKind;
 
-use super::outstanding::{Look, Outstanding};
+use super::outstanding::Outstanding;
 use super::queues::{Queue, Queues, Waiting};
-use super::rtt::Rtt;
+use super::rtt::{ResendBounds, Rtt};
 use super::window::SendWindow;
-use super::{Address, Message, Mode, Now};
+use super::{Address, Message, Mode};
 use crate::address::Destination;
 use crate::options::{Carrier, FlowOptions};
 
@@ -155,11 +155,9 @@ impl<T> FlowState<T> {
     }
 
     /// When something of this flow is due next.
-    pub(crate) fn next_look(&mut self, now: Now) -> Option<Duration> {
-        let looks = self.window.iter_mut().map(|(_, out)| match out.look(now) {
-            Look::Later(at) => at,
-            Look::Resend | Look::Expired => now.mono,
-        });
+    pub(crate) fn next_look(&self, bounds: &ResendBounds) -> Option<Duration> {
+        let pace = self.rtt.pace(bounds);
+        let looks = self.window.iter().map(|out| out.look_at(pace));
         let pending = self.pending.iter().chain(&self.pending_bulk);
         looks
             .min()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use caplane_wire::{NoticeCode, TrafficClass};
 
 use super::queues::Queue;
-use super::rtt::Rtt;
+use super::rtt::{Pace, Rtt};
 use super::{Address, Message, Mode, Now};
 use crate::error::SendError;
 
@@ -16,7 +16,7 @@ pub(crate) enum Phase {
     Queued,
     /// A bulk stream whose last byte is not handed over yet: no resend timer runs.
     Writing,
-    /// Handed over whole; at `due` it is sent again.
+    /// Handed over whole; without a receipt it is sent again in time.
     Sent { at: Duration },
     /// A request whose delivery is confirmed: only its reply is missing. It keeps its place in the window, so that the reply
     /// stays inside ours (WF-82).
@@ -32,8 +32,8 @@ pub(crate) struct Outstanding<T> {
     pub(crate) attempts: u32,
     /// Number of the attachment that the last attempt went by.
     pub(crate) epoch: u32,
-    /// When the resend timer fires; meaningful in `Phase::Sent`.
-    pub(crate) due: Duration,
+    /// Lengthens the wait for the receipt, 1 to 1.125 and random, so that resends do not come in step.
+    pub(crate) patience: f64,
     /// What the last attempt asked for.
     pub(crate) sent_to: Option<Address>,
     pub(crate) last_notice: Option<NoticeCode>,
@@ -42,8 +42,8 @@ pub(crate) struct Outstanding<T> {
 /// What a look at an outstanding message found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// Nothing to do until then.
-    Later(Duration),
+    /// Nothing to do yet.
+    Later,
     /// Send it again now.
     Resend,
     /// Its time is over.
@@ -59,7 +59,7 @@ impl<T> Outstanding<T> {
             phase: Phase::Queued,
             attempts: 0,
             epoch: 0,
-            due: Duration::MAX,
+            patience: 1.0,
             sent_to: None,
             last_notice: None,
         }
@@ -71,39 +71,49 @@ impl<T> Outstanding<T> {
         self.message.mode == Mode::Forget
     }
 
-    pub(crate) fn look(&self, now: Now) -> Look {
+    /// When the resend timer fires, or the message's time is over. It is reckoned anew at each look from what is known of
+    /// the round trip by then: while a queue on the way grows, receipts tell so, and nothing is sent twice for it.
+    pub(crate) fn look_at(&self, pace: Pace<'_>) -> Duration {
         let deadline = self.message.deadline;
         match self.phase {
-            _ if deadline <= now.mono => Look::Expired,
-            Phase::Sent { .. } if self.due <= now.mono && self.paces_only() => Look::Expired,
-            Phase::Sent { .. } if self.due <= now.mono => Look::Resend,
-            Phase::Sent { .. } => Look::Later(self.due.min(deadline)),
-            Phase::Queued | Phase::Writing | Phase::Receipted => Look::Later(deadline),
+            Phase::Sent { at } => {
+                let wait = pace.resend_after(self.attempts).mul_f64(self.patience);
+                deadline.min(at + wait)
+            }
+            Phase::Queued | Phase::Writing | Phase::Receipted => deadline,
         }
     }
 
-    /// It is handed to the transport, and should be receipted within `wait`. Answers when to look at it again.
-    pub(crate) fn leave(&mut self, now: Now, epoch: u32, to: Address, wait: Duration) -> Duration {
+    pub(crate) fn look(&self, now: Now, pace: Pace<'_>) -> Look {
+        let at = self.look_at(pace);
+        if at > now.mono {
+            Look::Later
+        } else if self.message.deadline <= now.mono || self.paces_only() {
+            Look::Expired
+        } else {
+            Look::Resend
+        }
+    }
+
+    /// It is handed to the transport; of a bulk message, its first bytes are.
+    pub(crate) fn leave(&mut self, now: Now, epoch: u32, to: Address, patience: f64) {
         self.attempts += 1;
         self.epoch = epoch;
         self.sent_to = Some(to);
-        if self.queue == Queue::Bulk {
-            self.phase = Phase::Writing;
-            return self.message.deadline;
-        }
-        self.phase = Phase::Sent { at: now.mono };
-        self.due = now.mono + wait;
-        self.due.min(self.message.deadline)
+        self.patience = patience;
+        self.phase = match self.queue {
+            Queue::Bulk => Phase::Writing,
+            Queue::Lane(_) | Queue::Datagram => Phase::Sent { at: now.mono },
+        };
     }
 
-    /// All of a bulk message is handed over. Answers when to look at it again.
-    pub(crate) fn written(&mut self, now: Now, wait: Duration) -> Option<Duration> {
-        if self.phase != Phase::Writing {
-            return None;
+    /// All of a bulk message is handed over. False when that is of no interest any more.
+    pub(crate) fn written(&mut self, now: Now) -> bool {
+        let writing = self.phase == Phase::Writing;
+        if writing {
+            self.phase = Phase::Sent { at: now.mono };
         }
-        self.phase = Phase::Sent { at: now.mono };
-        self.due = now.mono + wait;
-        Some(self.due.min(self.message.deadline))
+        writing
     }
 
     /// Delivery of a request is confirmed. Answers what of its charge is free now: the payload is not needed any more.

@@ -8,6 +8,7 @@ pub(crate) struct Jitter(u64);
 
 impl Jitter {
     /// A generator whose whole future follows from `seed`.
+    #[cfg(test)]
     pub(crate) fn seeded(seed: u64) -> Self {
         Self(seed)
     }

@@ -48,8 +48,13 @@ impl Rtt {
         }
     }
 
+    /// These round trips within these bounds.
+    pub(crate) fn pace<'a>(&'a self, bounds: &'a ResendBounds) -> Pace<'a> {
+        Pace { rtt: self, bounds }
+    }
+
     /// Time to wait for a receipt after the `attempts`-th sending (from 1).
-    pub(crate) fn resend_after(&self, attempts: u32, bounds: &ResendBounds) -> Duration {
+    fn resend_after(&self, attempts: u32, bounds: &ResendBounds) -> Duration {
         let base = match self.smoothed {
             None => bounds.initial,
             Some(smoothed) => (smoothed + self.variation * 4).max(smoothed * 2),
@@ -57,6 +62,20 @@ impl Rtt {
         base.max(bounds.least)
             .saturating_mul(1_u32 << attempts.saturating_sub(1).min(16))
             .min(bounds.most)
+    }
+}
+
+/// How fast one flow is answered, as far as is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace<'a> {
+    rtt: &'a Rtt,
+    bounds: &'a ResendBounds,
+}
+
+impl Pace<'_> {
+    /// Time to wait for a receipt after the `attempts`-th sending (from 1).
+    pub(crate) fn resend_after(self, attempts: u32) -> Duration {
+        self.rtt.resend_after(attempts, self.bounds)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::messenger::Messenger;
 use super::outstanding::{Look, Outstanding, Phase};
 use super::queues::{Queue, Waiting};
+use super::rtt::Rtt;
 use super::{Message, Now, ReplyKey, Tag};
 
 /// Unanswered resends after which a flow lets go of the instance it is pinned to (WF-88).
@@ -67,9 +68,10 @@ impl<T> Messenger<T> {
         }
         flow.armed = None;
         let mut silent = None;
+        let pace = flow.rtt.pace(&self.limits.resend);
         for (sequence, out) in flow.window.iter_mut() {
-            match out.look(now) {
-                Look::Later(_) => {}
+            match out.look(now, pace) {
+                Look::Later => {}
                 Look::Expired => self.expired.push(sequence),
                 Look::Resend => {
                     if out.attempts > SILENT_RESENDS {
@@ -88,7 +90,7 @@ impl<T> Messenger<T> {
         self.expire_pending(now, id);
         if let Some(flow) = self.flows.get_mut(&id) {
             flow.admit(&mut self.queues);
-            if let Some(next) = flow.next_look(now) {
+            if let Some(next) = flow.next_look(&self.limits.resend) {
                 self.arm_flow(id, next);
             }
         }
@@ -144,9 +146,10 @@ impl<T> Messenger<T> {
         let Some(out) = self.replies.get_mut(&key) else {
             return;
         };
-        match out.look(now) {
+        let unknown = Rtt::default();
+        match out.look(now, unknown.pace(&self.limits.resend)) {
             // Its moment is in the heap: one was pushed for the deadline and one for each attempt.
-            Look::Later(_) => {}
+            Look::Later => {}
             Look::Resend => {
                 out.phase = Phase::Queued;
                 self.queues.push(out.queue, Waiting::Reply(key));

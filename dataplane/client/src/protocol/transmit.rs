@@ -49,11 +49,9 @@ impl<T> Messenger<T> {
         if out.phase != Phase::Queued || out.message.deadline <= now.mono {
             return None; // settled by another copy's receipt, or the timer ends it
         }
-        let wait = flow
-            .rtt
-            .resend_after(out.attempts + 1, &self.limits.resend)
-            .mul_f64(1.0 + self.jitter.fraction() / 8.0);
-        let look_at = out.leave(now, me.epoch, target, wait);
+        let patience = 1.0 + self.jitter.fraction() / 8.0;
+        out.leave(now, me.epoch, target, patience);
+        let look_at = out.look_at(flow.rtt.pace(&self.limits.resend));
         self.counters.resent += u64::from(out.attempts > 1);
         let envelope = Envelope {
             to: target,
@@ -72,10 +70,9 @@ impl<T> Messenger<T> {
         if out.phase != Phase::Queued || out.message.deadline <= now.mono {
             return None;
         }
-        let wait = Rtt::default()
-            .resend_after(out.attempts + 1, &self.limits.resend)
-            .mul_f64(1.0 + self.jitter.fraction() / 8.0);
-        let look_at = out.leave(now, me.epoch, key.to, wait);
+        let patience = 1.0 + self.jitter.fraction() / 8.0;
+        out.leave(now, me.epoch, key.to, patience);
+        let look_at = out.look_at(Rtt::default().pace(&self.limits.resend));
         self.counters.resent += u64::from(out.attempts > 1);
         let flags = Flags::AFFINITY | Flags::RECEIPT;
         let outgoing = Envelope::reply(key, out.class, flags).seal(me, &out.message);
@@ -129,18 +126,18 @@ impl<T> Messenger<T> {
                 let Some(out) = flow.window.get_mut(sequence) else {
                     return;
                 };
-                let wait = flow.rtt.resend_after(out.attempts, &self.limits.resend);
-                if let Some(due) = out.written(now, wait) {
-                    self.arm_flow(id, due);
+                if out.written(now) {
+                    let look_at = out.look_at(flow.rtt.pace(&self.limits.resend));
+                    self.arm_flow(id, look_at);
                 }
             }
             Tag::Reply(key) => {
                 let Some(out) = self.replies.get_mut(&key) else {
                     return;
                 };
-                let wait = Rtt::default().resend_after(out.attempts, &self.limits.resend);
-                if let Some(due) = out.written(now, wait) {
-                    self.arm_reply(key, due);
+                if out.written(now) {
+                    let look_at = out.look_at(Rtt::default().pace(&self.limits.resend));
+                    self.arm_reply(key, look_at);
                 }
             }
         }

@@ -8,8 +8,9 @@ use crate::command::Ticket;
 use crate::protocol::{Messenger, Now, Outgoing, Queue, Tag};
 
 /// Messages with payloads up to this are copied together into one buffer; a longer one is handed over as header and payload
-/// apart, without a copy. A hand-over costs about 250 ns however short it is, a copy of 4 KiB about as much.
-const COALESCE_MAX: usize = 4 << 10;
+/// apart, without a copy. CPU of this thread for a message, copied / apart (loopback, encryption included): 64 B 0.2 / 1.9 us,
+/// 512 B 0.4 / 1.1, 1 KiB 0.6 / 0.9, 2 KiB 1.0 / 1.1, 4 KiB 2.0 / 1.7, 16 KiB 7.6 / 4.5.
+const COALESCE_MAX: usize = 2 << 10;
 
 /// Bytes of copied messages handed over at a time: the most that one train of packets holds.
 const BATCH: usize = 64 << 10;
