@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use caplane_controller::config::ControllerConfig;
 use caplane_controller::knowledge::Knowledge;
-use caplane_controller::service::{self, Running};
+use caplane_controller::service;
 use caplane_controller::tls;
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -130,8 +130,17 @@ fn run(path: &Path, exit_with_stdin: bool) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the async runtime")?;
     let code = runtime.block_on(async {
+        // Before anybody can know that this runs, and so ask it to end.
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
         let mut running = service::start(&config).await?;
-        let ended = until_asked(&mut running, exit_with_stdin).await?;
+        let stdin_ended = stdin_watch(exit_with_stdin);
+        let ended = tokio::select! {
+            _ = terminate.recv() => Ended::Asked,
+            _ = interrupt.recv() => Ended::Asked,
+            () = running.broken() => Ended::Broken,
+            Ok(()) = stdin_ended => Ended::AtOnce,
+        };
         match ended {
             Ended::Broken => {
                 tracing::error!(event = "commit_thread_broken", "see the panic above");
@@ -141,10 +150,10 @@ fn run(path: &Path, exit_with_stdin: bool) -> anyhow::Result<ExitCode> {
             Ended::Asked => {}
         }
         tracing::info!(event = "stopping", name = config.name);
-        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         tokio::select! {
             () = running.stop() => {}
             _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
         tracing::info!(event = "stopped", name = config.name);
         Ok::<_, anyhow::Error>(ExitCode::SUCCESS)
@@ -162,18 +171,6 @@ enum Ended {
     AtOnce,
     /// The commit thread broke.
     Broken,
-}
-
-async fn until_asked(running: &mut Running, exit_with_stdin: bool) -> anyhow::Result<Ended> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let mut stdin_ended = stdin_watch(exit_with_stdin);
-    tokio::select! {
-        _ = terminate.recv() => Ok(Ended::Asked),
-        _ = interrupt.recv() => Ok(Ended::Asked),
-        () = running.broken() => Ok(Ended::Broken),
-        Ok(()) = &mut stdin_ended => Ok(Ended::AtOnce),
-    }
 }
 
 /// Resolves to `Ok` when standard input ends, and never so when that is not asked for.

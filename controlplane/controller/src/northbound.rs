@@ -26,6 +26,9 @@ mod render;
 /// Largest request: as northbound.proto says of a batch.
 pub const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// Full name of the service, for reflection.
+pub const SERVICE_NAME: &str = v1::northbound_server::SERVICE_NAME;
+
 /// The northbound service.
 #[derive(Clone)]
 pub struct NorthboundService {

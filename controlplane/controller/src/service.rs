@@ -5,7 +5,7 @@
 //! `drain_period`, then the commit thread stores what waits. Refuses to know what any of it does.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,9 @@ mod leases;
 /// HTTP/2 pings find a router or operator that is gone without a word.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where a running controller says what it listens on, under `state_dir`.
+pub const ADDRESSES_FILE: &str = "addresses.json";
 
 /// Why a controller did not start.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +145,8 @@ impl Running {
 pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
     let tls = server_config(&config.credentials)?;
     let state = open(config)?;
+    // Of a run before; whoever waits for it is to read the new one.
+    let _ = std::fs::remove_file(config.state_dir.join(ADDRESSES_FILE));
     let sessions = Arc::new(Sessions::default());
     let deliver = sessions.clone();
     let (committer, committer_ended) = Committer::start(
@@ -239,6 +244,9 @@ async fn serve_northbound(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // What is served here, of all that the descriptors know.
+            .with_service_name(northbound::SERVICE_NAME)
+            .with_service_name("grpc.health.v1.Health")
     };
     let reflection_v1 = descriptors().build_v1().map_err(reflection)?;
     // What grpcurl before 1.8.8 asks for.
@@ -322,7 +330,7 @@ fn system(
 
 /// Writes `addresses.json` whole or not at all: who waits for it never reads half of it.
 fn write_addresses(folder: &Path, addresses: &Addresses) -> Result<(), StartError> {
-    let path: PathBuf = folder.join("addresses.json");
+    let path = folder.join(ADDRESSES_FILE);
     let draft = folder.join(".addresses.json.new");
     let text = serde_json::to_string_pretty(addresses).unwrap_or_default();
     std::fs::write(&draft, text + "\n").map_err(system("write", draft.display()))?;

@@ -136,6 +136,7 @@ async fn reflection_and_health_answer_operators() {
     };
     let names: Vec<_> = services.service.iter().map(|s| s.name.as_str()).collect();
     assert!(names.contains(&"caplane.v1.Northbound"), "{names:?}");
+    assert!(!names.contains(&"caplane.v1.Southbound"), "not served here");
 }
 
 #[tokio::test(flavor = "multi_thread")]
