@@ -73,10 +73,10 @@ case $engine in
         run_libfuzzer ;;
     mutate)
         echo "fuzz: mutating the corpus from a seed, without coverage, $seconds s a target"
-        cargo build --locked --release --package caplane-fuzz --bin mutate
+        cargo build --locked --release --package caplane-fuzz --example mutate
         folder=$(cargo metadata --format-version 1 --no-deps | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
         # A new seed a day: repeatable, and not the same inputs for ever.
-        exec "$folder/release/mutate" "$seconds" "${FUZZ_SEED:-$(date +%Y%m%d)}" "${targets[@]}" ;;
+        exec "$folder/release/examples/mutate" "$seconds" "${FUZZ_SEED:-$(date +%Y%m%d)}" "${targets[@]}" ;;
     *)
         echo "fuzz: FUZZ_ENGINE is libfuzzer or mutate, not $engine" >&2
         exit 2 ;;

@@ -2,7 +2,7 @@
 //!
 //! One `pub fn` per target takes any bytes and panics when an invariant is broken; [`TARGETS`] lists them. Three
 //! things drive them: `cargo test -p caplane-fuzz` replays `corpus/` and a few thousand seeded mutations of it,
-//! libFuzzer runs them with coverage as guide (`fuzz_targets/`, feature `libfuzzer`), and the `mutate` program
+//! libFuzzer runs them with coverage as guide (`fuzz_targets/`, feature `libfuzzer`), and the `mutate` example
 //! mutates the corpus where libFuzzer cannot be built. `run.sh SECONDS` picks one of the last two.
 //!
 //! A target checks more than the absence of panics: what is read is written back the same, and a stream reads the
