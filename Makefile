@@ -53,7 +53,7 @@ deps: ## Install what the build needs (Debian packages, by apt)
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$names </dev/null
 
 build: deps ## Build all programs
-	@$(say) "building all programs (the first time about 10 minutes on 2 cores, BoringSSL included)"
+	@$(say) "building all programs (the first time takes some minutes: BoringSSL is built too)"
 	cargo build $(CARGO_FLAGS) --bins
 
 run: build ## Build, then start a whole fabric on this machine and talk through it
@@ -91,7 +91,7 @@ cargo-deny:
 		--locked --debug --no-default-features --root "$(CACHE)" </dev/null
 
 bench: build ## Measure: CPU time of the router per message
-	@$(say) "measuring (about 3 minutes; close other programs)"
+	@$(say) "measuring (about 2 minutes; close other programs)"
 	"$(BIN)/caplane-load" figures $(ARGS)
 
 fuzz: deps ## Run each fuzz target for SECONDS=60

@@ -381,6 +381,13 @@ impl fmt::Display for Report {
             self.foreign,
             self.too_large,
         )?;
+        self.write_latency(f)?;
+        self.write_machine(f)
+    }
+}
+
+impl Report {
+    fn write_latency(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.notices.is_empty() {
             writeln!(f, "  notices   {:?}", self.notices)?;
         }
@@ -397,7 +404,10 @@ impl fmt::Display for Report {
             "  generator late by p99 {:.0} us; held back by flow control {:.1} % of the time",
             self.generator_lateness_us.p99,
             self.blocked_part * 100.0
-        )?;
+        )
+    }
+
+    fn write_machine(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(cpu) = &self.router_cpu {
             writeln!(
                 f,
