@@ -23,10 +23,15 @@ struct Hops {
     spare: Option<PeerIdx>,
 }
 
+/// Routers with a number below this stand in an array: 4,096 x 40 bytes at most.
+const DENSE: u32 = 4_096;
+
 /// Next hops of one router's forwarder.
 #[derive(Default)]
 pub(super) struct Routes {
-    by_router: MixMap<u32, Hops>,
+    /// By router number.
+    dense: Vec<Hops>,
+    sparse: MixMap<u32, Hops>,
 }
 
 impl Routes {
@@ -46,7 +51,8 @@ impl Routes {
                 }
             }
         }
-        self.by_router.clear();
+        self.dense.clear();
+        self.sparse.clear();
         for entry in fib.transits() {
             let live = |label: &Label| up.get(label).copied();
             let mut hops = Hops::default();
@@ -60,22 +66,43 @@ impl Routes {
                 hops.count = u8::from(hops.hops[0].is_some());
             }
             hops.spare = alternates.find(|at| !hops.hops.contains(&Some(*at)));
-            self.by_router.insert(entry.router.bits(), hops);
+            self.insert(entry.router, hops);
+        }
+    }
+
+    fn insert(&mut self, router: Label, hops: Hops) {
+        let number = router.number();
+        if number >= DENSE {
+            self.sparse.insert(number, hops);
+            return;
+        }
+        let at = number as usize;
+        if self.dense.len() <= at {
+            self.dense.resize(at + 1, Hops::default());
+        }
+        self.dense[at] = hops;
+    }
+
+    #[inline]
+    fn hops(&self, router: Label) -> Option<&Hops> {
+        let number = router.number();
+        match self.dense.get(number as usize) {
+            Some(hops) => Some(hops),
+            None if number < DENSE => None,
+            None => self.sparse.get(&number),
         }
     }
 
     /// Is there a live next hop towards the router?
     #[inline]
     pub fn reaches(&self, router: Label) -> bool {
-        self.by_router
-            .get(&router.bits())
-            .is_some_and(|hops| hops.count > 0)
+        self.hops(router).is_some_and(|hops| hops.count > 0)
     }
 
     /// The next hop for a flow, never `back` (where the message came from).
     #[inline]
     pub fn next_hop(&self, router: Label, flow: u64, back: Option<PeerIdx>) -> Option<PeerIdx> {
-        let hops = self.by_router.get(&router.bits())?;
+        let hops = self.hops(router)?;
         let count = usize::from(hops.count);
         let at = (((flow & 0xffff_ffff) * count as u64) >> 32) as usize;
         let first = hops.hops[at];

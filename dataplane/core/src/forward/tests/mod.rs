@@ -3,6 +3,7 @@
 mod bed;
 mod groups;
 mod ingress;
+mod properties;
 mod queues;
 mod rerouting;
 mod sharing;
