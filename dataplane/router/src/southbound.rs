@@ -260,6 +260,11 @@ impl Southbound {
                 whole.base, accepted.store_id, self.held.store_id
             )));
         };
+        let empty = whole.upserts.is_empty() && whole.removes.is_empty();
+        if whole.base != 0 && whole.generation == held && empty {
+            // "What you hold is the newest": nothing to compute.
+            return Ok(());
+        }
         let applied = tokio::task::spawn_blocking(move || {
             let delta = table::delta(whole.base, whole.generation, whole.upserts, whole.removes)?;
             base.apply(&delta)

@@ -229,6 +229,9 @@ async fn losing_the_controller_makes_the_table_stale_and_keeps_it() {
     );
     f.accept(5).await;
     assert!(!f.shared.is_stale());
+    let answer = f.update(update(5, 5, vec![])).await;
+    assert!(answer.rejected.is_empty(), "what is held is the newest");
+    assert_eq!(f.generation(), 5);
 }
 
 impl Fixture {
