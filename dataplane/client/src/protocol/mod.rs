@@ -16,6 +16,7 @@ mod transmit;
 mod window;
 
 #[cfg(test)]
+#[path = "tests/simulation.rs"]
 mod simulation;
 #[cfg(test)]
 mod tests;

@@ -152,7 +152,7 @@ impl Dialer {
     fn router_failed(&mut self, now: Duration, router: usize) {
         self.next = (router + 1) % self.routers;
         self.failed_in_a_row += 1;
-        let wait = if self.failed_in_a_row % self.routers == 0 {
+        let wait = if self.failed_in_a_row.is_multiple_of(self.routers) {
             self.avoid = None; // better the one that leaves than none
             self.backoff.next(&mut self.jitter)
         } else {
