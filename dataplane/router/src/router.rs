@@ -73,6 +73,16 @@ pub enum Ended {
     Failed(String),
 }
 
+/// What was bound and read, before any thread runs.
+struct Bound {
+    endpoint: Endpoint,
+    admin: std::net::TcpListener,
+    addresses: Addresses,
+    tls: ControllerTls,
+    fib_path: PathBuf,
+    held: HeldTable,
+}
+
 /// A running router.
 pub struct Router {
     addresses: Addresses,
@@ -111,17 +121,29 @@ impl Router {
         let held = stored_table(fib_file::load(&fib_path));
         write_addresses(config, addresses).map_err(state_dir)?;
 
-        let shared = Arc::new(Shared::new(
-            config.name.clone(),
-            held.fib.clone(),
-            config.workers,
-        ));
+        let bound = Bound {
+            endpoint,
+            admin,
+            addresses,
+            tls,
+            fib_path,
+            held,
+        };
+        let router = Self::spawn(config, bound)?;
+        tracing::info!(event = "ready", name = %config.name, listen = %addresses.listen, admin = %addresses.admin);
+        Ok(router)
+    }
+
+    /// Starts the threads.
+    fn spawn(config: &RouterConfig, bound: Bound) -> Result<Self, StartError> {
+        let fib = bound.held.fib.clone();
+        let shared = Arc::new(Shared::new(config.name.clone(), fib, config.workers));
         let (note_sender, notes) = mpsc::channel(NOTES_MAX);
         let (command_sender, commands) = crossbeam::channel::bounded(COMMANDS_MAX);
-        let handle = WorkerHandle::new(command_sender, endpoint.waker());
+        let workers = vec![WorkerHandle::new(command_sender, bound.endpoint.waker())];
         let worker = WorkerParts {
             index: 0,
-            endpoint,
+            endpoint: bound.endpoint,
             shared: shared.clone(),
             commands,
             notes: note_sender,
@@ -130,8 +152,8 @@ impl Router {
         };
         let (end_sender, ends) = mpsc::channel(usize::from(config.workers));
         let mut router = Self {
-            addresses,
-            workers: vec![handle],
+            addresses: bound.addresses,
+            workers: workers.clone(),
             threads: Vec::new(),
             ends,
             failure: None,
@@ -140,17 +162,16 @@ impl Router {
         };
         router.threads.push(spawn_worker(worker, end_sender)?);
         let counts = Arc::new(SessionCounts::default());
-        let about = SelfDescription {
-            address: config
-                .advertise
-                .as_ref()
-                .map_or_else(|| addresses.listen.to_string(), ToString::to_string),
-        };
+        let listen = bound.addresses.listen.to_string();
+        let address = config
+            .advertise
+            .as_ref()
+            .map_or(listen, ToString::to_string);
         let southbound = Southbound::new(
-            about,
-            held,
+            SelfDescription { address },
+            bound.held,
             shared.clone(),
-            router.workers.clone(),
+            workers.clone(),
             &config.limits,
             &config.timers,
             counts.clone(),
@@ -158,19 +179,18 @@ impl Router {
         let (shutdown_sender, shutdown) = oneshot::channel();
         let control = spawn_control(ControlParts {
             southbound,
-            tls,
+            tls: bound.tls,
             addresses: config.controller.addresses.clone(),
-            admin,
+            admin: bound.admin,
             shared,
-            workers: router.workers.clone(),
+            workers,
             notes,
             counts,
-            fib_path,
+            fib_path: bound.fib_path,
             seed: crate::worker::random_seed(),
             shutdown,
         })?;
         router.control = Some((shutdown_sender, control));
-        tracing::info!(event = "ready", name = %config.name, listen = %addresses.listen, admin = %addresses.admin);
         Ok(router)
     }
 

@@ -159,36 +159,8 @@ pub fn resource(entry: &Entry, version: u64) -> v1::Resource {
             tenant: e.tenant,
             routers: bits(&e.routers),
         }),
-        Entry::Identity(e) => Content::Identity(v1::Identity {
-            uri: e.uri.clone(),
-            agent: e.agent.bits(),
-            tenant: e.tenant,
-            policy: e.policy,
-            classes: e
-                .classes
-                .iter()
-                .map(|m| v1::Membership {
-                    tenant: m.tenant,
-                    label: m.label.bits(),
-                    weight: m.weight,
-                })
-                .collect(),
-            groups: bits(&e.groups),
-        }),
-        Entry::Policy(e) => Content::Policy(v1::PolicyGroup {
-            id: e.id,
-            tenant: e.tenant,
-            allow: e
-                .allow
-                .iter()
-                .map(|a| v1::Allow {
-                    tenant: a.tenant,
-                    label: a.label.bits(),
-                })
-                .collect(),
-            reply_tenants: e.reply_tenants.clone(),
-            priority_max: u32::from(e.priority_max),
-        }),
+        Entry::Identity(e) => Content::Identity(identity_resource(e)),
+        Entry::Policy(e) => Content::Policy(policy_resource(e)),
         Entry::Transit(e) => Content::Transit(v1::TransitRoute {
             router: e.router.bits(),
             next_hops: bits(&e.next_hops),
@@ -206,6 +178,36 @@ pub fn resource(entry: &Entry, version: u64) -> v1::Resource {
     v1::Resource {
         version,
         resource: Some(content),
+    }
+}
+
+fn identity_resource(e: &IdentityEntry) -> v1::Identity {
+    let membership = |m: &Membership| v1::Membership {
+        tenant: m.tenant,
+        label: m.label.bits(),
+        weight: m.weight,
+    };
+    v1::Identity {
+        uri: e.uri.clone(),
+        agent: e.agent.bits(),
+        tenant: e.tenant,
+        policy: e.policy,
+        classes: e.classes.iter().map(membership).collect(),
+        groups: e.groups.iter().map(|label| label.bits()).collect(),
+    }
+}
+
+fn policy_resource(e: &PolicyEntry) -> v1::PolicyGroup {
+    let allow = |a: &Allow| v1::Allow {
+        tenant: a.tenant,
+        label: a.label.bits(),
+    };
+    v1::PolicyGroup {
+        id: e.id,
+        tenant: e.tenant,
+        allow: e.allow.iter().map(allow).collect(),
+        reply_tenants: e.reply_tenants.clone(),
+        priority_max: u32::from(e.priority_max),
     }
 }
 

@@ -19,25 +19,22 @@ mod log_limit;
 mod peers;
 mod sending;
 mod snapshot;
+mod streams;
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use caplane_core::forward::{
-    BulkEnd, BulkVerdict, Forwarder, ForwarderConfig, Progress, StreamFault,
-};
-use caplane_core::{DropReason, Now};
+use caplane_core::Now;
+use caplane_core::forward::{Forwarder, ForwarderConfig};
 use caplane_proto::v1::ByeCode;
-use caplane_transport::{BulkRx, Endpoint, Event, LaneRx, PeerId};
-use caplane_wire::{HEADER_LEN, Header, StreamCode, TrafficClass};
+use caplane_transport::{Endpoint, Event, PeerId};
 use crossbeam::channel::Receiver;
 use tokio::sync::mpsc;
 
-use self::attach::Refusal;
-use self::bulk::{Bulks, Ended, Ingress};
+use self::attach::{Leaving, Refusal};
+use self::bulk::Bulks;
 use self::clock::Clock;
 use self::draining::Drain;
 use self::links::{Action, Links};
@@ -79,8 +76,8 @@ pub struct Worker {
     links: Links<PeerId>,
     link_actions: Vec<Action<PeerId>>,
     bulks: Bulks,
-    /// Connections to close after the next flush, once their Bye is on its way.
-    leaving: Vec<(PeerId, ByeCode, String)>,
+    /// Connections that end after a Bye.
+    leaving: Vec<Leaving>,
     hello_deadlines: VecDeque<(Duration, PeerId)>,
     drain: Option<Drain>,
     stop: bool,
@@ -181,9 +178,11 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let hello = self.hello_deadlines.front().map(|&(deadline, _)| deadline);
+        let leaving = self.leaving.iter().map(|leaving| leaving.until);
         [self.links.next_deadline(), hello, self.drain_deadline()]
             .into_iter()
             .flatten()
+            .chain(leaving)
             .min()
             .map(|deadline| deadline.saturating_sub(self.now.mono))
     }
@@ -330,6 +329,21 @@ impl Worker {
                 self.forwarder.datagram(self.now, key, data);
             }
             Event::Writable { peer } => self.on_writable(peer),
+            Event::LaneEnd {
+                peer,
+                lane,
+                partial,
+                ..
+            } => self.on_lane_end(peer, lane, partial),
+            Event::BulkReset { peer, bulk, .. } => self.on_bulk_reset(peer, bulk),
+            Event::LaneStopped { peer, lane, .. } => self.on_lane_stopped(peer, lane),
+            Event::BulkStopped { peer, bulk, code } => self.on_bulk_stopped(peer, bulk, code),
+            other => self.on_connection_event(other),
+        }
+    }
+
+    fn on_connection_event(&mut self, event: Event) {
+        match event {
             Event::Control { peer, message } => self.on_control(peer, message),
             Event::Connected {
                 peer, uri, dialled, ..
@@ -346,39 +360,7 @@ impl Worker {
                     self.links.down(self.now.mono, peer);
                 }
             }
-            Event::LaneEnd {
-                peer,
-                lane,
-                partial,
-                ..
-            } => self.on_lane_end(peer, lane, partial),
-            Event::BulkReset { peer, bulk, .. } => {
-                let ingress = Ingress { peer, stream: bulk };
-                if let Some(ended) = self.bulks.cut_by_sender(&mut self.endpoint, ingress) {
-                    self.bulk_ended(ended);
-                }
-            }
-            Event::LaneStopped { peer, lane, .. } => {
-                if let Some(peer) = self.peers.get_mut(peer) {
-                    peer.egress.forget(lane);
-                }
-                self.on_writable(peer);
-            }
-            Event::BulkStopped { peer, bulk, code } => {
-                let ended = self
-                    .bulks
-                    .stopped_by_receiver(&mut self.endpoint, peer, bulk, code);
-                if let Some(ended) = ended {
-                    self.bulk_ended(ended);
-                }
-            }
-            Event::MtuChanged { peer, .. } => {
-                let key = self.peers.key(peer);
-                let datagram_max = self.endpoint.datagram_max(peer);
-                if self.peers.get(peer).is_some_and(|p| p.attached()) {
-                    self.forwarder.peer_datagram_max(key, datagram_max);
-                }
-            }
+            Event::MtuChanged { peer, .. } => self.on_mtu_changed(peer),
             Event::Closed {
                 peer,
                 code,
@@ -390,120 +372,24 @@ impl Worker {
                 tracing::debug!(event = "closed", %uri, code, reason, by_peer, ?cause);
                 self.on_closed(peer);
             }
+            // Streams and datagrams were taken by `on_event`.
+            _ => {}
         }
     }
 
-    fn on_lane(&mut self, peer: PeerId, lane: LaneRx, class: TrafficClass, mut data: BytesMut) {
-        let key = self.peers.key(peer);
-        match self
-            .forwarder
-            .lane(self.now, key, lane.hint(), class, &mut data)
-        {
-            Ok(Progress { blocked, .. }) => {
-                if blocked {
-                    self.endpoint.pause(peer, lane);
-                    if let Some(peer) = self.peers.get_mut(peer) {
-                        peer.paused.push(lane);
-                    }
-                }
-                self.endpoint.lane_rest(peer, lane, data);
-            }
-            Err(StreamFault { reason, .. }) => {
-                self.endpoint
-                    .reset_rx(peer, lane.stream_id(), stream_code(reason).number());
-                tracing::debug!(event = "lane_reset", reason = reason.name());
-            }
-        }
-    }
-
-    fn on_lane_end(&mut self, peer: PeerId, lane: LaneRx, partial: bool) {
-        if let Some(peer) = self.peers.get_mut(peer) {
-            peer.paused.retain(|paused| *paused != lane);
-        }
-        if partial {
+    fn on_mtu_changed(&mut self, peer: PeerId) {
+        if self.peers.get(peer).is_some_and(|p| p.attached()) {
             let key = self.peers.key(peer);
-            self.forwarder.lane_cut(key);
-        }
-    }
-
-    fn on_bulk(
-        &mut self,
-        peer: PeerId,
-        stream: BulkRx,
-        class: TrafficClass,
-        mut data: BytesMut,
-        fin: bool,
-    ) {
-        let ingress = Ingress { peer, stream };
-        if !self.bulks.contains(ingress) && !self.open_bulk(ingress, class, &mut data) {
-            return;
-        }
-        let piece: Bytes = data.freeze();
-        if let Some(ended) = self.bulks.piece(&mut self.endpoint, ingress, piece, fin) {
-            self.bulk_ended(ended);
-        }
-    }
-
-    /// Decides a bulk message by its head. Returns whether it goes on.
-    fn open_bulk(&mut self, ingress: Ingress, class: TrafficClass, data: &mut BytesMut) -> bool {
-        let key = self.peers.key(ingress.peer);
-        let head_len = Header::split(data)
-            .map_or(HEADER_LEN, |(h, _)| {
-                HEADER_LEN + usize::from(h.extension_len())
-            })
-            .min(data.len());
-        let verdict = self
-            .forwarder
-            .bulk_open(self.now, key, class, &mut data[..head_len]);
-        let code = match verdict {
-            BulkVerdict::Forward { to, class } => match self.peers.by_key(to).map(|p| p.id) {
-                Some(to) => {
-                    self.bulks.open(ingress, to, class);
-                    return true;
-                }
-                None => {
-                    self.forwarder.bulk_end(to, BulkEnd::Cut, 0);
-                    StreamCode::Gone
-                }
-            },
-            BulkVerdict::Refuse { reason } => stream_code(reason),
-        };
-        let stream_id = ingress.stream.stream_id();
-        self.endpoint
-            .reset_rx(ingress.peer, stream_id, code.number());
-        false
-    }
-
-    fn bulk_ended(&mut self, ended: Ended) {
-        let end = if ended.complete {
-            BulkEnd::Complete
-        } else {
-            BulkEnd::Cut
-        };
-        let key = self.peers.key(ended.to);
-        self.forwarder.bulk_end(key, end, ended.bytes);
-    }
-
-    fn on_writable(&mut self, peer: PeerId) {
-        let key = self.peers.key(peer);
-        self.forwarder.mark_dirty(key);
-        for ended in self.bulks.writable(&mut self.endpoint, peer) {
-            self.bulk_ended(ended);
+            let datagram_max = self.endpoint.datagram_max(peer);
+            self.forwarder.peer_datagram_max(key, datagram_max);
         }
     }
 
     fn on_closed(&mut self, peer: PeerId) {
         self.detach(peer);
+        self.leaving.retain(|leaving| leaving.id != peer);
         self.links.down(self.now.mono, peer);
         self.peers.remove(peer);
-    }
-
-    /// Closes connections whose Bye went out with the last flush.
-    fn close_leaving(&mut self) {
-        for (id, code, reason) in self.leaving.drain(..) {
-            self.endpoint.close(id, code as i32 as u64, &reason);
-            self.hurry = true;
-        }
     }
 
     fn snapshot(&mut self) -> WorkerSnapshot {
@@ -517,26 +403,6 @@ impl Worker {
             transport: self.endpoint.counters().clone(),
             worker: self.counts.clone(),
         }
-    }
-}
-
-/// What a sender is told when its stream is not read any further.
-fn stream_code(reason: DropReason) -> StreamCode {
-    match reason {
-        DropReason::NoRoute => StreamCode::NoRoute,
-        DropReason::PolicyDenied => StreamCode::PolicyDenied,
-        DropReason::TooLarge => StreamCode::TooLarge,
-        DropReason::Overloaded | DropReason::RateLimited => StreamCode::Overloaded,
-        DropReason::Malformed => StreamCode::Malformed,
-        // "Go on, perhaps another will be there": a sender stops at NO_ROUTE and not at these.
-        DropReason::Unreachable | DropReason::PeerGone | DropReason::SendFailed => StreamCode::Gone,
-        DropReason::CutShort => StreamCode::CutShort,
-        DropReason::StaleTable
-        | DropReason::HopLimit
-        | DropReason::Deadline
-        | DropReason::ForgedSource
-        | DropReason::ForgedNotice
-        | DropReason::UnknownPeer => StreamCode::Refused,
     }
 }
 

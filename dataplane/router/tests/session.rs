@@ -38,12 +38,13 @@ fn resolved(instance: &mut Instance) -> v1::Resolved {
     })
 }
 
+/// In the order in which they go: the router saves its table into the folder at its end.
 struct One {
-    pki: Pki,
-    folder: tempfile::TempDir,
-    controller: FakeController,
     router: caplane_router::Router,
     session: Session,
+    controller: FakeController,
+    pki: Pki,
+    folder: tempfile::TempDir,
 }
 
 fn one() -> One {

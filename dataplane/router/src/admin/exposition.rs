@@ -1,11 +1,11 @@
 //! Names and text of the router's metrics, from one snapshot per worker.
 //!
-//! Base units, no label per agent or peer. Everything is declared in one table
-//! per kind, so that a name is found by searching for it.
+//! Base units, no label per agent or peer. Everything is declared once, as data, so
+//! that a name is found by searching for it.
 
 use std::fmt;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use caplane_core::DropReason;
 use caplane_proto::v1::ByeCode;
@@ -38,16 +38,105 @@ pub struct Scene<'a> {
 
 /// The metrics as OpenMetrics text.
 pub fn text(scene: &Scene<'_>) -> String {
-    let rows = rows(scene);
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Rows(Mutex::new(rows))));
+    registry.register_collector(Box::new(Rows(Mutex::new(rows(scene)))));
     let mut text = String::with_capacity(16 * 1024);
     // Writing to a String does not fail.
     let _ = encode(&mut text, &registry);
     text
 }
 
-/// One family: name without unit and `_total`, help, unit, and its samples by label value.
+/// A number without labels, read from a `T`.
+struct Field<T: 'static> {
+    /// Without unit and `_total`, which the exposition adds.
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    of: fn(&T) -> u64,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    CounterBytes,
+    Gauge,
+    GaugeBytes,
+}
+
+/// What every worker counts; shown as the sum.
+#[rustfmt::skip] // One line each: a table to be read.
+static WORKER: [Field<WorkerSnapshot>; FIELDS] = {
+    use Kind::{Counter, CounterBytes, Gauge, GaugeBytes};
+    const fn field(kind: Kind, name: &'static str, of: fn(&WorkerSnapshot) -> u64, help: &'static str) -> Field<WorkerSnapshot> {
+        Field { name, help, kind, of }
+    }
+    [
+        field(Counter, "router_messages_received", |w| w.forwarder.received, "Whole messages taken from peers"),
+        field(CounterBytes, "router_received", |w| w.forwarder.received_bytes, "Bytes of those messages, header included"),
+        field(Counter, "router_messages_forwarded", |w| w.forwarder.forwarded, "Messages handed to the transport"),
+        field(CounterBytes, "router_forwarded", |w| w.forwarder.forwarded_bytes, "Bytes of those messages, header included"),
+        field(Counter, "router_messages_delivered", |w| w.forwarder.delivered, "The forwarded messages that went to attached instances"),
+        field(Counter, "router_messages_returned", |w| w.forwarder.returned, "Messages handed to the transport and taken back"),
+        field(Counter, "router_messages_replicated", |w| w.forwarder.replicated, "Extra copies made of group messages"),
+        field(Counter, "router_messages_rerouted", |w| w.forwarder.rerouted, "Messages sent on to a second egress router"),
+        field(Counter, "router_priority_capped", |w| w.forwarder.priority_capped, "Messages whose priority was lowered to their policy group's cap"),
+        field(Counter, "router_notices", |w| w.forwarder.notices, "Notices made"),
+        field(Counter, "router_notices_suppressed", |w| w.forwarder.notices_suppressed, "Notices not made because the peer's notice rate was used up"),
+        field(Counter, "router_lanes_blocked", |w| w.forwarder.blocked, "Times an ingress lane was stopped for a full queue"),
+        field(Counter, "router_runs", |w| w.forwarder.runs, "Slices appended to egress queues: forwarded per run says how well runs merge"),
+        field(CounterBytes, "router_copied", |w| w.forwarder.copied_bytes + w.transport.copied_bytes, "Message bytes copied by our code between QUIC's receive call and its send call"),
+        field(Gauge, "router_queue_messages", |w| w.forwarder.queued, "Messages in egress queues"),
+        field(GaugeBytes, "router_queue", |w| w.forwarder.queued_bytes, "Bytes of the messages in egress queues"),
+        field(GaugeBytes, "router_queue_charged", |w| w.forwarder.charged_bytes, "Slab bytes the egress queues are charged for"),
+        field(Gauge, "router_bulk_active", |w| w.forwarder.bulk_active, "Bulk messages under way"),
+        field(Gauge, "router_neighbours", |w| w.worker.neighbours, "Neighbours in the table"),
+        field(Gauge, "router_links_alive", |w| w.worker.links_alive, "Neighbour links that answer probes"),
+        field(Counter, "router_handshakes", |w| w.transport.connected, "Connections established"),
+        field(Counter, "router_control_faults", |w| w.worker.control_faults, "Control frames that could not be understood"),
+        field(Counter, "router_resolves_answered", |w| w.worker.resolves_answered, "Resolves answered from the table"),
+        field(Counter, "router_resolves_relayed", |w| w.worker.resolves_relayed, "Resolves passed to the controller"),
+        field(Counter, "router_resolves_refused", |w| w.worker.resolves_refused, "Resolves refused because too many wait"),
+        field(Counter, "router_packets_received", |w| w.transport.packets_received, "UDP datagrams received"),
+        field(CounterBytes, "router_packets_received", |w| w.transport.bytes_received, "UDP payload bytes received"),
+        field(Counter, "router_packets_sent", |w| w.transport.packets_sent, "UDP datagrams sent"),
+        field(CounterBytes, "router_packets_sent", |w| w.transport.bytes_sent, "UDP payload bytes sent"),
+        field(Counter, "router_receive_calls", |w| w.transport.receive_calls, "Receive system calls that returned data"),
+        field(Counter, "router_send_calls", |w| w.transport.send_calls, "Send system calls"),
+        field(Counter, "router_packets_too_large", |w| w.transport.sends_too_large, "Sends refused with EMSGSIZE: lost probes and path MTU drops"),
+        field(Counter, "router_packets_unknown", |w| w.transport.packets_unknown, "Received datagrams of no connection"),
+        field(Counter, "router_datagrams_refused", |w| w.transport.datagrams_too_large + w.transport.datagrams_queue_full, "DATAGRAM frames refused by the transport"),
+        field(Counter, "router_streams_refused", |w| w.transport.streams_refused, "Streams refused for their preface, type or length"),
+        field(Gauge, "router_slabs", |w| w.transport.slabs, "Receive slabs that exist"),
+        field(Counter, "router_slabs_exhausted", |w| w.transport.slabs_exhausted, "Times a lane was not read because every slab was in use"),
+        field(Counter, "router_ticks", |w| w.worker.ticks, "Turns of the workers' loops"),
+    ]
+};
+const FIELDS: usize = 38;
+
+/// What the control thread counts of its session.
+#[rustfmt::skip] // One line each: a table to be read.
+static SESSION: [Field<SessionCounts>; SESSION_FIELDS] = {
+    use Kind::{Counter, Gauge};
+    const fn field(kind: Kind, name: &'static str, of: fn(&SessionCounts) -> u64, help: &'static str) -> Field<SessionCounts> {
+        Field { name, help, kind, of }
+    }
+    [
+        field(Counter, "router_table_updates", |s| read(&s.updates_applied), "Table updates put in force"),
+        field(Counter, "router_table_snapshots", |s| read(&s.snapshots_applied), "Table updates put in force that replaced everything"),
+        field(Counter, "router_table_updates_rejected", |s| read(&s.updates_rejected), "Table updates refused; the last good table stayed"),
+        field(Gauge, "router_controller_connected", |s| read(&s.connected), "1 while a controller session is open"),
+        field(Counter, "router_controller_sessions", |s| read(&s.accepted), "Controller sessions accepted"),
+        field(Counter, "router_resolves_failed", |s| read(&s.resolves_failed), "Relayed Resolves without an answer"),
+        field(Counter, "router_commands_lost", |s| read(&s.commands_lost), "Commands a worker's full channel did not take"),
+    ]
+};
+const SESSION_FIELDS: usize = 7;
+
+fn read(count: &AtomicU64) -> u64 {
+    count.load(Ordering::Relaxed)
+}
+
+/// One family with its samples.
 struct Row {
     name: &'static str,
     help: &'static str,
@@ -63,363 +152,108 @@ enum Samples {
     GaugeBy(&'static str, Vec<(&'static str, i64)>),
 }
 
+impl Row {
+    fn new(name: &'static str, help: &'static str, samples: Samples) -> Self {
+        Self {
+            name,
+            help,
+            unit: None,
+            samples,
+        }
+    }
+
+    fn of_field<T>(field: &Field<T>, value: u64) -> Self {
+        let (unit, samples) = match field.kind {
+            Kind::Counter => (None, Samples::Counter(value)),
+            Kind::CounterBytes => (Some(Unit::Bytes), Samples::Counter(value)),
+            Kind::Gauge => (None, Samples::Gauge(value as i64)),
+            Kind::GaugeBytes => (Some(Unit::Bytes), Samples::Gauge(value as i64)),
+        };
+        Self {
+            unit,
+            ..Self::new(field.name, field.help, samples)
+        }
+    }
+}
+
 fn rows(scene: &Scene<'_>) -> Vec<Row> {
-    let mut rows = Vec::with_capacity(64);
-    forwarding(scene, &mut rows);
-    connections(scene, &mut rows);
-    packets(scene, &mut rows);
-    tables(scene, &mut rows);
-    rows
+    let workers = WORKER.iter().map(|field| {
+        let sum = scene.workers.iter().map(field.of).sum();
+        Row::of_field(field, sum)
+    });
+    let session = SESSION
+        .iter()
+        .map(|field| Row::of_field(field, (field.of)(scene.session)));
+    workers
+        .chain(session)
+        .chain(by_reason(scene))
+        .chain(table(scene))
+        .collect()
 }
 
-fn counter(name: &'static str, help: &'static str, value: u64) -> Row {
-    Row {
-        name,
-        help,
-        unit: None,
-        samples: Samples::Counter(value),
-    }
-}
-
-fn bytes(name: &'static str, help: &'static str, value: u64) -> Row {
-    Row {
-        unit: Some(Unit::Bytes),
-        ..counter(name, help, value)
-    }
-}
-
-fn gauge(name: &'static str, help: &'static str, value: u64) -> Row {
-    Row {
-        name,
-        help,
-        unit: None,
-        samples: Samples::Gauge(value as i64),
-    }
-}
-
-fn gauge_bytes(name: &'static str, help: &'static str, value: u64) -> Row {
-    Row {
-        unit: Some(Unit::Bytes),
-        ..gauge(name, help, value)
-    }
-}
-
-fn forwarding(scene: &Scene<'_>, rows: &mut Vec<Row>) {
-    let mut total = caplane_core::Counters::default();
-    for worker in scene.workers {
-        total.add(&worker.forwarder);
-    }
-    let tails: u64 = scene.workers.iter().map(|w| w.transport.copied_bytes).sum();
+fn by_reason(scene: &Scene<'_>) -> [Row; 3] {
+    let sum = |of: &dyn Fn(&WorkerSnapshot) -> u64| scene.workers.iter().map(of).sum::<u64>();
     let drops = DropReason::ALL
         .iter()
-        .map(|&reason| (reason.name(), total.dropped(reason)))
+        .map(|&reason| (reason.name(), sum(&|w| w.forwarder.dropped(reason))))
         .collect();
-    rows.extend([
-        counter(
-            "router_messages_received",
-            "Whole messages taken from peers",
-            total.received,
-        ),
-        bytes(
-            "router_received",
-            "Bytes of those messages, header included",
-            total.received_bytes,
-        ),
-        counter(
-            "router_messages_forwarded",
-            "Messages handed to the transport",
-            total.forwarded,
-        ),
-        bytes(
-            "router_forwarded",
-            "Bytes of those messages, header included",
-            total.forwarded_bytes,
-        ),
-        counter(
-            "router_messages_delivered",
-            "The forwarded messages that went to attached instances",
-            total.delivered,
-        ),
-        counter(
-            "router_messages_returned",
-            "Messages handed to the transport and taken back",
-            total.returned,
-        ),
-        counter(
-            "router_messages_replicated",
-            "Extra copies made of group messages",
-            total.replicated,
-        ),
-        counter(
-            "router_messages_rerouted",
-            "Messages sent on to a second egress router",
-            total.rerouted,
-        ),
-        counter(
-            "router_priority_capped",
-            "Messages whose priority was lowered to their policy group's cap",
-            total.priority_capped,
-        ),
-        Row {
-            name: "router_drops",
-            help: "Messages dropped, by reason",
-            unit: None,
-            samples: Samples::CounterBy("reason", drops),
-        },
-        counter("router_notices", "Notices made", total.notices),
-        counter(
-            "router_notices_suppressed",
-            "Notices not made because the peer's notice rate was used up",
-            total.notices_suppressed,
-        ),
-        counter(
-            "router_lanes_blocked",
-            "Times an ingress lane was stopped for a full queue",
-            total.blocked,
-        ),
-        counter(
-            "router_runs",
-            "Slices appended to egress queues; forwarded per run says how well runs merge",
-            total.runs,
-        ),
-        Row {
-            name: "router_copied",
-            help: "Message bytes copied by our code between QUIC's receive call and its send call",
-            unit: Some(Unit::Bytes),
-            samples: Samples::Counter(total.copied_bytes + tails),
-        },
-        gauge(
-            "router_queue_messages",
-            "Messages in egress queues",
-            total.queued,
-        ),
-        gauge_bytes(
-            "router_queue",
-            "Bytes of the messages in egress queues",
-            total.queued_bytes,
-        ),
-        gauge_bytes(
-            "router_queue_charged",
-            "Slab bytes the egress queues are charged for",
-            total.charged_bytes,
-        ),
-        gauge(
-            "router_bulk_active",
-            "Bulk messages under way",
-            total.bulk_active,
-        ),
-    ]);
-}
-
-fn connections(scene: &Scene<'_>, rows: &mut Vec<Row>) {
-    let sum = |of: fn(&WorkerSnapshot) -> u64| scene.workers.iter().map(of).sum::<u64>();
     let refused = RefuseReason::ALL
         .iter()
-        .map(|&reason| {
-            let count = scene
-                .workers
-                .iter()
-                .map(|w| w.transport.refused_for(reason));
-            (reason.name(), count.sum())
-        })
+        .map(|&reason| (reason.name(), sum(&|w| w.transport.refused_for(reason))))
         .collect();
     let byes = (0..BYE_CODES)
-        .map(|index| {
-            (
-                bye_name(index),
-                scene.workers.iter().map(|w| w.worker.byes[index]).sum(),
-            )
-        })
+        .map(|index| (bye_name(index), sum(&|w| w.worker.byes[index])))
         .collect();
-    let links_up = sum(|w| w.worker.links_up);
-    rows.extend([
-        Row {
-            name: "router_peers",
-            help: "Connections in use, by role",
-            unit: None,
-            samples: Samples::GaugeBy(
-                "role",
-                vec![
-                    ("instance", scene.attachments as i64),
-                    ("neighbour", links_up as i64),
-                ],
-            ),
-        },
-        gauge(
-            "router_neighbours",
-            "Neighbours in the table",
-            sum(|w| w.worker.neighbours),
+    [
+        Row::new(
+            "router_drops",
+            "Messages dropped, by reason",
+            Samples::CounterBy("reason", drops),
         ),
-        gauge(
-            "router_links_alive",
-            "Neighbour links that answer probes",
-            sum(|w| w.worker.links_alive),
+        Row::new(
+            "router_handshakes_refused",
+            "Connections refused before they became a peer, by reason",
+            Samples::CounterBy("reason", refused),
         ),
-        counter(
-            "router_handshakes",
-            "Connections established",
-            sum(|w| w.transport.connected),
+        Row::new(
+            "router_byes",
+            "Authenticated connections refused or ended by this router, by code",
+            Samples::CounterBy("code", byes),
         ),
-        Row {
-            name: "router_handshakes_refused",
-            help: "Connections refused before they became a peer, by reason",
-            unit: None,
-            samples: Samples::CounterBy("reason", refused),
-        },
-        Row {
-            name: "router_byes",
-            help: "Authenticated connections refused or ended by this router, by code",
-            unit: None,
-            samples: Samples::CounterBy("code", byes),
-        },
-        counter(
-            "router_control_faults",
-            "Control frames that could not be understood",
-            sum(|w| w.worker.control_faults),
-        ),
-        counter(
-            "router_resolves_answered",
-            "Resolves answered from the table",
-            sum(|w| w.worker.resolves_answered),
-        ),
-        counter(
-            "router_resolves_relayed",
-            "Resolves passed to the controller",
-            sum(|w| w.worker.resolves_relayed),
-        ),
-        counter(
-            "router_resolves_refused",
-            "Resolves refused because too many wait",
-            sum(|w| w.worker.resolves_refused),
-        ),
-    ]);
+    ]
 }
 
-fn packets(scene: &Scene<'_>, rows: &mut Vec<Row>) {
-    let sum = |of: fn(&caplane_transport::Counters) -> u64| {
-        scene.workers.iter().map(|w| of(&w.transport)).sum::<u64>()
-    };
-    rows.extend([
-        counter(
-            "router_packets_received",
-            "UDP datagrams received",
-            sum(|t| t.packets_received),
+fn table(scene: &Scene<'_>) -> [Row; 4] {
+    let links_up: u64 = scene.workers.iter().map(|w| w.worker.links_up).sum();
+    let roles = vec![
+        ("instance", scene.attachments as i64),
+        ("neighbour", links_up as i64),
+    ];
+    let live_seconds = read(&scene.session.live_took_us) as f64 / 1e6;
+    let mut live = Row::new(
+        "router_table_live",
+        "From the arrival of the last update until it was live on every worker",
+        Samples::GaugeSeconds(live_seconds),
+    );
+    live.unit = Some(Unit::Seconds);
+    [
+        Row::new(
+            "router_peers",
+            "Connections in use, by role",
+            Samples::GaugeBy("role", roles),
         ),
-        bytes(
-            "router_packets_received",
-            "UDP payload bytes received",
-            sum(|t| t.bytes_received),
-        ),
-        counter(
-            "router_packets_sent",
-            "UDP datagrams sent",
-            sum(|t| t.packets_sent),
-        ),
-        bytes(
-            "router_packets_sent",
-            "UDP payload bytes sent",
-            sum(|t| t.bytes_sent),
-        ),
-        counter(
-            "router_receive_calls",
-            "Receive system calls that returned data",
-            sum(|t| t.receive_calls),
-        ),
-        counter(
-            "router_send_calls",
-            "Send system calls",
-            sum(|t| t.send_calls),
-        ),
-        counter(
-            "router_packets_too_large",
-            "Sends refused with EMSGSIZE: lost probes and path MTU drops",
-            sum(|t| t.sends_too_large),
-        ),
-        counter(
-            "router_packets_unknown",
-            "Received datagrams of no connection",
-            sum(|t| t.packets_unknown),
-        ),
-        counter(
-            "router_datagrams_refused",
-            "DATAGRAM frames refused by the transport",
-            sum(|t| t.datagrams_too_large + t.datagrams_queue_full),
-        ),
-        counter(
-            "router_streams_refused",
-            "Streams refused for their preface, type or length",
-            sum(|t| t.streams_refused),
-        ),
-        gauge("router_slabs", "Receive slabs that exist", sum(|t| t.slabs)),
-        counter(
-            "router_slabs_exhausted",
-            "Times a lane was not read because every slab was in use",
-            sum(|t| t.slabs_exhausted),
-        ),
-        counter(
-            "router_ticks",
-            "Turns of the worker's loop",
-            scene.workers.iter().map(|w| w.worker.ticks).sum(),
-        ),
-    ]);
-}
-
-fn tables(scene: &Scene<'_>, rows: &mut Vec<Row>) {
-    let session = |of: &std::sync::atomic::AtomicU64| of.load(Ordering::Relaxed);
-    let s = scene.session;
-    rows.extend([
-        gauge(
+        Row::new(
             "router_table_generation",
             "Generation of the table in force",
-            scene.generation,
+            Samples::Gauge(scene.generation as i64),
         ),
-        gauge(
+        Row::new(
             "router_table_stale",
             "1 while the router runs without a controller",
-            u64::from(scene.stale),
+            Samples::Gauge(i64::from(scene.stale)),
         ),
-        counter(
-            "router_table_updates",
-            "Table updates put in force",
-            session(&s.updates_applied),
-        ),
-        counter(
-            "router_table_snapshots",
-            "Table updates put in force that replaced everything",
-            session(&s.snapshots_applied),
-        ),
-        counter(
-            "router_table_updates_rejected",
-            "Table updates refused; the last good table stayed",
-            session(&s.updates_rejected),
-        ),
-        Row {
-            name: "router_table_live",
-            help: "From the arrival of the last update until it was live on every worker",
-            unit: Some(Unit::Seconds),
-            samples: Samples::GaugeSeconds(session(&s.live_took_us) as f64 / 1e6),
-        },
-        gauge(
-            "router_controller_connected",
-            "1 while a controller session is open",
-            session(&s.connected),
-        ),
-        counter(
-            "router_controller_sessions",
-            "Controller sessions accepted",
-            session(&s.accepted),
-        ),
-        counter(
-            "router_resolves_failed",
-            "Relayed Resolves without an answer",
-            session(&s.resolves_failed),
-        ),
-        counter(
-            "router_commands_lost",
-            "Commands a worker's full channel did not take",
-            session(&s.commands_lost),
-        ),
-    ]);
+        live,
+    ]
 }
 
 /// `BYE_CODE_UNKNOWN_IDENTITY` -> `unknown_identity`: the label must live as long as the program.

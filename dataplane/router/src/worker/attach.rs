@@ -4,6 +4,8 @@
 //! Invariant: the Forwarder knows a peer exactly while it is attached, so nothing
 //! is forwarded from or to a connection before `Welcome` or after `Bye`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use caplane_core::fib::IdentityEntry;
 use caplane_core::forward::{PeerError, PeerRole};
@@ -19,6 +21,22 @@ use crate::control_frame;
 
 /// Longest card taken from `Hello` (control.proto).
 const CARD_BYTES_MAX: usize = 64 * 1024;
+
+/// How long our Bye may take to be acknowledged: several probe timeouts of a site. CONNECTION_CLOSE says the same again.
+const BYE_PERIOD: Duration = Duration::from_millis(250);
+
+/// How long a peer that said Bye may take to close.
+const PEER_BYE_PERIOD: Duration = Duration::from_secs(1);
+
+/// A connection that ends after a Bye.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) id: PeerId,
+    code: ByeCode,
+    reason: String,
+    pub(super) until: Duration,
+    said_by_us: bool,
+}
 
 /// Why a peer is told Bye.
 pub(super) struct Refusal {
@@ -254,7 +272,47 @@ impl Worker {
         let (code, reason) = (refusal.code, refusal.reason);
         tracing::info!(event = "bye", uri = %peer.uri, code = code.as_str_name(), reason);
         self.send_control(id, &control_frame::bye(code, &reason));
-        self.leaving.push((id, code, reason));
+        self.leaving.push(Leaving {
+            id,
+            code,
+            reason,
+            until: self.now.mono + BYE_PERIOD,
+            said_by_us: true,
+        });
+    }
+
+    /// The peer said Bye: it sends what it has left, waits for our acknowledgement and closes. We
+    /// close for it when it does not.
+    pub(super) fn peer_leaves(&mut self, id: PeerId) {
+        if self.leaving.iter().any(|leaving| leaving.id == id) {
+            return;
+        }
+        let key = self.peers.key(id);
+        self.forwarder.peer_draining(key);
+        self.leaving.push(Leaving {
+            id,
+            code: ByeCode::Normal,
+            reason: String::new(),
+            until: self.now.mono + PEER_BYE_PERIOD,
+            said_by_us: false,
+        });
+    }
+
+    /// Closes connections that are done: our Bye was acknowledged, or the time is over (WF-118).
+    pub(super) fn close_leaving(&mut self) {
+        let mut at = 0;
+        while let Some(leaving) = self.leaving.get(at) {
+            let done = leaving.said_by_us && self.endpoint.acked(leaving.id);
+            if !done && leaving.until > self.now.mono {
+                at += 1;
+                continue;
+            }
+            let leaving = self.leaving.swap_remove(at);
+            self.detach(leaving.id);
+            let code = leaving.code as i32 as u64;
+            self.endpoint.close(leaving.id, code, &leaving.reason);
+            self.hurry = true;
+        }
     }
 
     /// Takes a peer out of forwarding, if it was in. The caller then forgets it or makes it leave.

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use caplane_transport::{BulkRx, BulkTx, Endpoint, PeerId, SendError};
-use caplane_wire::{StreamCode, TrafficClass};
+use caplane_wire::{HEADER_LEN, StreamCode, TrafficClass};
 
 /// Names a bulk message by where it comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,16 +20,28 @@ pub(super) struct Ingress {
 /// How a bulk message ended; the worker tells the Forwarder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ended {
+    pub(super) from: PeerId,
     pub(super) to: PeerId,
-    /// False: it was cut short.
-    pub(super) complete: bool,
-    /// Bytes handed to the transport.
-    pub(super) bytes: u64,
+    pub(super) end: End,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// So many bytes, the last included, were handed to the transport.
+    Complete { bytes: u64 },
+    /// Its sender reset it, or vanished.
+    CutBySender,
+    /// The way on is gone; this is the header it came with.
+    WayOnGone { head: Head },
+}
+
+/// A message header, as it came.
+pub(super) type Head = [u8; HEADER_LEN];
 
 #[derive(Debug)]
 struct Flow {
     to: PeerId,
+    head: Head,
     class: TrafficClass,
     /// `None` while the receiver allows no more streams.
     tx: Option<BulkTx>,
@@ -60,11 +72,12 @@ impl Bulks {
     }
 
     /// A message was let through to `to`; its first piece follows by [`Bulks::piece`].
-    pub(super) fn open(&mut self, ingress: Ingress, to: PeerId, class: TrafficClass) {
+    pub(super) fn open(&mut self, ingress: Ingress, to: PeerId, class: TrafficClass, head: Head) {
         self.flows.insert(
             ingress,
             Flow {
                 to,
+                head,
                 class,
                 tx: None,
                 waiting: VecDeque::new(),
@@ -111,7 +124,7 @@ impl Bulks {
         if let Some(tx) = flow.tx {
             endpoint.reset_bulk(flow.to, tx, StreamCode::CutShort.number());
         }
-        Some(flow.ended(false))
+        Some(flow.ended(ingress, End::CutBySender))
     }
 
     /// The receiver stopped the egress stream `tx`.
@@ -127,8 +140,7 @@ impl Bulks {
             .iter()
             .find(|(_, flow)| flow.to == to && flow.tx == Some(tx))
             .map(|(&ingress, _)| ingress)?;
-        endpoint.reset_rx(ingress.peer, ingress.stream.stream_id(), code);
-        self.remove(ingress).map(|flow| flow.ended(false))
+        self.way_on_gone(endpoint, ingress, code)
     }
 
     /// A connection is gone: ends every message from it and to it.
@@ -145,8 +157,7 @@ impl Bulks {
                 ended.extend(self.cut_by_sender(endpoint, ingress));
             } else {
                 let code = StreamCode::Gone.number();
-                endpoint.reset_rx(ingress.peer, ingress.stream.stream_id(), code);
-                ended.extend(self.remove(ingress).map(|flow| flow.ended(false)));
+                ended.extend(self.way_on_gone(endpoint, ingress, code));
             }
         }
         ended
@@ -173,13 +184,25 @@ impl Bulks {
                 }
                 None
             }
-            Pushed::Finished => self.remove(ingress).map(|flow| flow.ended(true)),
-            Pushed::Failed => {
-                let code = StreamCode::Gone.number();
-                endpoint.reset_rx(ingress.peer, ingress.stream.stream_id(), code);
-                self.remove(ingress).map(|flow| flow.ended(false))
+            Pushed::Finished => {
+                let flow = self.remove(ingress)?;
+                let bytes = flow.sent;
+                Some(flow.ended(ingress, End::Complete { bytes }))
             }
+            Pushed::Failed => self.way_on_gone(endpoint, ingress, StreamCode::Gone.number()),
         }
+    }
+
+    fn way_on_gone(
+        &mut self,
+        endpoint: &mut Endpoint,
+        ingress: Ingress,
+        code: u64,
+    ) -> Option<Ended> {
+        endpoint.reset_rx(ingress.peer, ingress.stream.stream_id(), code);
+        let flow = self.remove(ingress)?;
+        let head = flow.head;
+        Some(flow.ended(ingress, End::WayOnGone { head }))
     }
 
     fn remove(&mut self, ingress: Ingress) -> Option<Flow> {
@@ -228,11 +251,11 @@ impl Flow {
         Pushed::Blocked
     }
 
-    fn ended(&self, complete: bool) -> Ended {
+    fn ended(&self, ingress: Ingress, end: End) -> Ended {
         Ended {
+            from: ingress.peer,
             to: self.to,
-            complete,
-            bytes: self.sent,
+            end,
         }
     }
 }

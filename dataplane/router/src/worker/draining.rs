@@ -16,8 +16,8 @@ const QUIET: Duration = Duration::from_millis(200);
 /// How often the end is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// How long the last Byes may take to be acknowledged.
-const BYE_PERIOD: Duration = Duration::from_millis(250);
+/// How long the last Byes and closes may take.
+const BYE_PERIOD: Duration = Duration::from_millis(500);
 
 /// A drain under way.
 #[derive(Debug)]

@@ -59,16 +59,11 @@ impl Worker {
         }
     }
 
-    /// The peer goes. What it had queued for others is on its way; what others queue for it is gone.
     fn on_bye(&mut self, id: PeerId, phase: Phase, bye: &v1::Bye) {
         if let Phase::AwaitingWelcome { router, .. } = phase {
             tracing::warn!(event = "link_refused", %router, code = bye.code().as_str_name(), reason = %bye.reason);
         }
-        self.detach(id);
-        if let Some(peer) = self.peers.get_mut(id) {
-            peer.phase = Phase::Leaving;
-        }
-        self.leaving.push((id, ByeCode::Normal, String::new()));
+        self.peer_leaves(id);
     }
 
     fn on_probe(&mut self, id: PeerId, probe: &v1::Probe) {

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use caplane_proto::v1;
 use caplane_proto::v1::control_frame::Frame;
 use caplane_router::control_frame;
 use caplane_transport::{
-    BulkRx, Credentials, Endpoint, EndpointConfig, Event, LaneRx, LaneTx, PeerId, TrustBundle,
+    BulkRx, BulkTx, Credentials, Endpoint, EndpointConfig, Event, LaneRx, LaneTx, PeerId,
+    TrustBundle,
 };
 use caplane_wire::{HeaderRepr, Label, TrafficClass};
 
@@ -227,18 +228,19 @@ impl Instance {
         self.turn(Duration::ZERO);
     }
 
-    /// Sends one message as a bulk stream, in pieces as flow control allows; `cut` = reset
-    /// after that many bytes.
-    pub fn send_bulk(&mut self, header: HeaderRepr, payload: &[u8], cut: Option<usize>) {
+    /// Sends one message as a bulk stream, in pieces as flow control allows.
+    pub fn send_bulk(&mut self, header: HeaderRepr, payload: &[u8]) {
+        let whole = self.compose(header, payload).len();
+        self.begin_bulk(header, payload, whole);
+    }
+
+    /// Sends the first `bytes` of a bulk message, or a little more.
+    pub fn begin_bulk(&mut self, header: HeaderRepr, payload: &[u8], bytes: usize) -> BulkTx {
         let mut message = self.compose(header, payload);
+        let total = message.len();
         let router = self.router.expect("attached");
         let bulk = self.endpoint.open_bulk(router, header.class).unwrap();
-        let total = message.len();
-        while message.has_remaining() {
-            if cut.is_some_and(|cut| total - message.len() >= cut) {
-                self.endpoint.reset_bulk(router, bulk, 0x100);
-                break;
-            }
+        while total - message.len() < bytes {
             if self.endpoint.bulk_ready(router, bulk) {
                 let piece = message.split_to(message.len().min(32 * 1024));
                 let fin = message.is_empty();
@@ -246,6 +248,14 @@ impl Instance {
             }
             self.turn(Duration::from_millis(1));
         }
+        bulk
+    }
+
+    /// Resets a bulk message that was begun.
+    pub fn cut_bulk(&mut self, bulk: BulkTx) {
+        let router = self.router.expect("attached");
+        let code = caplane_wire::StreamCode::CutShort.number();
+        self.endpoint.reset_bulk(router, bulk, code);
         self.turn(Duration::ZERO);
     }
 
