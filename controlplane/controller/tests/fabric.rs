@@ -600,3 +600,28 @@ async fn a_router_that_reads_nothing_delays_nobody_and_takes_one_update_for_all_
     };
     assert_eq!(shared(&slow), shared(&quick));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_router_says_last_holds_after_its_session() {
+    let controller = Controller::start();
+    let mut operator = controller.operator().await;
+    fabric(&mut operator).await;
+    let hotel = read_agent(&mut operator, "hotel").await;
+    let here = instance(&hotel, 1, "pod");
+    let r1 = SimulatedRouter::open(&controller, "r1", Held::default(), vec![here.clone()])
+        .await
+        .expect("accepted");
+    assert_eq!(read_router(&mut operator, "r1").await.instances, 1);
+    // A router that drains: its last report, then the end of the stream, without a pause.
+    r1.send(ToController::Attachments(v1::AttachmentReport {
+        up: vec![],
+        down: vec![here],
+    }))
+    .await;
+    r1.finish().await;
+    until_router(&mut operator, "r1", "detached", |router| {
+        router.instances == 0
+    })
+    .await;
+    until_router(&mut operator, "r1", "gone", |router| !router.connected).await;
+}

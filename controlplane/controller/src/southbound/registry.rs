@@ -42,9 +42,21 @@ struct Row {
     status: RouterStatus,
     heard: Instant,
     session: Option<Handle>,
+    /// The newest session's id, also when it is over.
+    latest: u64,
 }
 
-#[derive(Clone)]
+impl Row {
+    fn new() -> Self {
+        Self {
+            status: RouterStatus::default(),
+            heard: Instant::now(),
+            session: None,
+            latest: 0,
+        }
+    }
+}
+
 struct Handle {
     id: u64,
     ended: watch::Sender<Option<Status>>,
@@ -103,18 +115,14 @@ impl Sessions {
 
     fn with(&self, router: Label, change: impl FnOnce(&mut Row)) {
         let mut rows = self.rows();
-        let row = rows.1.entry(router).or_insert_with(|| Row {
-            status: RouterStatus::default(),
-            heard: Instant::now(),
-            session: None,
-        });
-        change(row);
+        change(rows.1.entry(router).or_insert_with(Row::new));
     }
 
     /// A session begins; an older one of the same router ends.
     pub(super) fn begin(&self, router: Label, software: &str, held: u64) -> Control {
         let (ended, watch) = watch::channel(None);
         let (verdicts, waiting) = mpsc::channel(VERDICTS_MAX);
+        // One lock for id and row: of two sessions that begin together the later id stays.
         let mut rows = self.rows();
         rows.0 += 1;
         let id = rows.0;
@@ -123,16 +131,15 @@ impl Sessions {
             ended,
             verdicts,
         };
-        drop(rows);
-        self.with(router, |row| {
-            row.heard = Instant::now();
-            row.status.connected = true;
-            row.status.software = software.chars().take(64).collect();
-            row.status.live_generation = held;
-            if let Some(older) = row.session.replace(handle) {
-                older.ended.send_replace(Some(taken_over()));
-            }
-        });
+        let row = rows.1.entry(router).or_insert_with(Row::new);
+        row.heard = Instant::now();
+        row.latest = id;
+        row.status.connected = true;
+        row.status.software = software.chars().take(64).collect();
+        row.status.live_generation = held;
+        if let Some(older) = row.session.replace(handle) {
+            older.ended.send_replace(Some(taken_over()));
+        }
         Control {
             id,
             ended: watch,
@@ -148,6 +155,14 @@ impl Sessions {
                 row.status.connected = false;
             }
         });
+    }
+
+    /// Whether no newer session of the router has begun; true also after this one's end.
+    pub(super) fn is_latest(&self, router: Label, id: u64) -> bool {
+        self.rows()
+            .1
+            .get(&router)
+            .is_some_and(|row| row.latest == id)
     }
 
     /// Ends a router's session from outside; it opens another when it lives.

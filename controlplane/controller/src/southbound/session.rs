@@ -123,10 +123,16 @@ impl Session {
             held,
             attachments = attachments.len(),
         );
+        let (session, sessions) = (control.id, self.service.sessions.clone());
         let refused = self
             .service
             .committer
-            .change(move |tx| attach::open(tx, label, &address, &attachments))
+            .change(move |tx| {
+                if !sessions.is_latest(label, session) {
+                    return Ok(Vec::new());
+                }
+                attach::open(tx, label, &address, &attachments)
+            })
             .await
             .map_err(|error| commit_status(&error))?
             .value;
@@ -152,7 +158,7 @@ impl Session {
             answers: waiting,
         };
         tokio::select! {
-            outcome = self.read(incoming, answers) => outcome,
+            outcome = self.read(incoming, answers, session) => outcome,
             outcome = pusher.run(held) => outcome,
             status = self.attend(control) => Err(status),
         }
@@ -177,6 +183,7 @@ impl Session {
         &self,
         incoming: &mut Streaming<v1::RouterMessage>,
         answers: mpsc::Sender<v1::TableAnswer>,
+        session: u64,
     ) -> Result<(), Status> {
         let label = self.router.label();
         let sessions = &self.service.sessions;
@@ -190,7 +197,7 @@ impl Session {
                 Some(FromRouter::Live(live)) => {
                     sessions.live(label, live.generation, live.took_us, now_unix_ms());
                 }
-                Some(FromRouter::Attachments(report)) => self.attachments(report).await,
+                Some(FromRouter::Attachments(report)) => self.attachments(report, session).await,
                 Some(FromRouter::Resolve(relay)) => self.resolve(relay).await?,
                 // Every message renews the lease.
                 Some(FromRouter::Renewal(_)) => {}
@@ -207,12 +214,19 @@ impl Session {
     }
 
     /// Queues the report in order; the verdict follows when it is durable.
-    async fn attachments(&self, report: v1::AttachmentReport) {
+    async fn attachments(&self, report: v1::AttachmentReport, session: u64) {
         let label = self.router.label();
+        let current = self.service.sessions.clone();
         let receipt = self
             .service
             .committer
-            .submit(move |tx| attach::report(tx, label, &report.up, &report.down))
+            .submit(move |tx| {
+                // What a newer session opened with is all there is: this came too late.
+                if !current.is_latest(label, session) {
+                    return Ok(Vec::new());
+                }
+                attach::report(tx, label, &report.up, &report.down)
+            })
             .await;
         let (outgoing, sessions) = (self.outgoing.clone(), self.service.sessions.clone());
         tokio::spawn(async move {

@@ -344,6 +344,14 @@ impl SimulatedRouter {
         self.to.send(message(body)).await.expect("session open");
     }
 
+    /// Ends its side of the session and waits for the controller's.
+    pub async fn finish(self) {
+        let Self { to, mut from, .. } = self;
+        drop(to);
+        let end = async { while let Ok(Some(_)) = from.message().await {} };
+        tokio::time::timeout(DEADLINE, end).await.expect("in time");
+    }
+
     pub async fn next(&mut self) -> Result<FromController, tonic::Status> {
         let next = tokio::time::timeout(DEADLINE, self.from.message())
             .await
