@@ -245,9 +245,4 @@ impl Sessions {
             }
         }
     }
-
-    /// Forgets a router that was withdrawn.
-    pub fn forget(&self, router: Label) {
-        self.rows().1.remove(&router);
-    }
 }
