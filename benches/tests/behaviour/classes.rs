@@ -23,15 +23,28 @@ async fn a_class_nobody_serves_goes_to_its_parents_own_members_and_never_to_a_si
         .await
         .expect_err("a sibling never serves");
     assert!(
-        matches!(error, SendError::Refused { code: NoticeCode::NoRoute, .. }),
+        matches!(
+            error,
+            SendError::Refused {
+                code: NoticeCode::NoRoute,
+                ..
+            }
+        ),
         "{error}"
     );
-    assert!(stage.metric("r1", "router_drops_total", &[("reason", "no_route")]).await >= 1.0);
+    assert!(
+        stage
+            .metric("r1", "router_drops_total", &[("reason", "no_route")])
+            .await
+            >= 1.0
+    );
 
     // The parent asked for reaches whoever is anywhere below it.
     let parent = stage.destination(&asker, PARENT).await;
     let flow = asker.flow(parent, FlowOptions::default());
-    let reply = within("the subtree serves", flow.request("?")).await.expect("answered");
+    let reply = within("the subtree serves", flow.request("?"))
+        .await
+        .expect("answered");
     assert_eq!(&reply.payload()[..], b"sibling");
 
     let generalist = stage.attach(&generalist, "r2", "one").await;
@@ -39,7 +52,9 @@ async fn a_class_nobody_serves_goes_to_its_parents_own_members_and_never_to_a_si
     let _generalist = answer(&generalist, "generalist");
     let flow = asker.flow(destination, FlowOptions::default());
     for _ in 0..20 {
-        let reply = within("the generalist serves", flow.request("?")).await.expect("answered");
+        let reply = within("the generalist serves", flow.request("?"))
+            .await
+            .expect("answered");
         assert_eq!(&reply.payload()[..], b"generalist");
     }
 }
@@ -79,7 +94,9 @@ async fn a_ring_with_one_link_cut_delivers_everything_the_other_way_round() {
     assert!(by[0] > 100 && by[1] > 100, "both serve: {by:?}");
     for router in ["r1", "r2", "r3"] {
         for reason in ["hop_limit", "no_route", "unreachable"] {
-            let dropped = stage.metric(router, "router_drops_total", &[("reason", reason)]).await;
+            let dropped = stage
+                .metric(router, "router_drops_total", &[("reason", reason)])
+                .await;
             assert_eq!(dropped, 0.0, "{router} dropped by {reason}");
         }
     }

@@ -37,18 +37,27 @@ async fn a_killed_controller_costs_no_message_and_comes_back_with_the_same_gener
         });
         (stop, task)
     };
-    stage.fabric.stop(CONTROLLER, Signal::KILL).await.expect("killed");
+    stage
+        .fabric
+        .stop(CONTROLLER, Signal::KILL)
+        .await
+        .expect("killed");
     // Forwarding goes on, and a known identity may attach meanwhile.
     let late = stage.client_config(&known, "r1", "late");
-    let late = within("attached without a controller", caplane_client::Client::attach(late))
-        .await
-        .expect("attached");
+    let late = within(
+        "attached without a controller",
+        caplane_client::Client::attach(late),
+    )
+    .await
+    .expect("attached");
     stage.fabric.restart(CONTROLLER).await.expect("back");
     stage.settled(3).await;
     let after = stage.fabric.wait_live().await.expect("live");
     assert!(after > before, "generation {after} follows {before}");
     for router in ["r1", "r2"] {
-        let snapshots = stage.metric(router, "router_table_snapshots_total", &[]).await;
+        let snapshots = stage
+            .metric(router, "router_table_snapshots_total", &[])
+            .await;
         assert_eq!(snapshots, 1.0, "{router} was brought up to date by deltas");
     }
     traffic.0.send(()).expect("running");
@@ -68,7 +77,19 @@ async fn a_router_restarted_without_a_controller_forwards_by_its_stored_table_an
     let _served = answer(&server_client, "here");
     let destination = stage.destination(&asker_client, CONVERSION).await;
 
-    stage.fabric.stop(CONTROLLER, Signal::KILL).await.expect("killed");
+    let generation = stage.fabric.wait_live().await.expect("live");
+    let saved = format!("event=\"table_saved\" generation={generation}");
+    let log = stage.fabric.log("r1").expect("a log");
+    eventually("r1 has stored its table", || async {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.contains(&saved))
+    })
+    .await;
+
+    stage
+        .fabric
+        .stop(CONTROLLER, Signal::KILL)
+        .await
+        .expect("killed");
     stage.fabric.stop("r1", Signal::KILL).await.expect("killed");
     stage.fabric.restart("r1").await.expect("back");
     // The client comes back by itself, and the link to r2 too.

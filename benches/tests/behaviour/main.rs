@@ -1,11 +1,11 @@
 //! What an operator must be able to see: each test starts a real fabric (controller and routers as processes, with their
 //! certificates, stores and sockets), attaches real agents and watches from outside: deliveries, notices, metrics, logs.
 //!
-//! One file a subject; `stage` builds fabrics and attaches agents, `peer` is an agent that may break the rules.
+//!
+//! One file a subject; `stage` builds fabrics and attaches agents.
 
 mod classes;
 mod controller_loss;
-
 mod sharing;
 mod stage;
 mod tenants;

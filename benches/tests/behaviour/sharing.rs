@@ -35,7 +35,11 @@ async fn two_agents_share_flows_by_weight_and_a_flow_stays() {
         let first = served_by(&flow).await.expect("answered");
         if n % 40 == 0 {
             for _ in 0..5 {
-                assert_eq!(served_by(&flow).await.expect("answered"), first, "the flow moved");
+                assert_eq!(
+                    served_by(&flow).await.expect("answered"),
+                    first,
+                    "the flow moved"
+                );
             }
         }
         *share.entry(first).or_default() += 1;
@@ -89,7 +93,10 @@ async fn flows_of_a_killed_agent_go_on_with_the_other_within_two_seconds() {
     for outcome in moved {
         let (from, took) = outcome.expect("delivered to the survivor");
         assert_eq!(from, home);
-        assert!(took < Duration::from_secs(2), "a flow took {took:?} to move");
+        assert!(
+            took < Duration::from_secs(2),
+            "a flow took {took:?} to move"
+        );
     }
 }
 

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use caplane::fabric::{AgentIdentity, Fabric, FabricConfig};
+use caplane::fabric::{AgentIdentity, CONTROLLER, Fabric, FabricConfig};
 use caplane_client::{Client, ClientConfig, Credentials, Destination, Query, TrustBundle};
 use caplane_proto::v1;
 use tempfile::TempDir;
@@ -42,7 +42,13 @@ impl Stage {
     }
 
     /// Registers an agent that serves the class `path` (none when empty) with `weight`.
-    pub async fn register(&self, tenant: &str, name: &str, path: &str, weight: u32) -> AgentIdentity {
+    pub async fn register(
+        &self,
+        tenant: &str,
+        name: &str,
+        path: &str,
+        weight: u32,
+    ) -> AgentIdentity {
         let identity = self.fabric.issue_agent(tenant, name).expect("certificate");
         self.fabric
             .register_agent(&identity, card(name, path).as_bytes(), |agent| {
@@ -54,7 +60,12 @@ impl Stage {
     }
 
     /// How a client of `identity` is configured to attach to `router`.
-    pub fn client_config(&self, identity: &AgentIdentity, router: &str, instance: &str) -> ClientConfig {
+    pub fn client_config(
+        &self,
+        identity: &AgentIdentity,
+        router: &str,
+        instance: &str,
+    ) -> ClientConfig {
         let address = self.fabric.router_address(router).expect("a router");
         ClientConfig::new([address], self.credentials(identity)).instance_name(instance)
     }
@@ -69,7 +80,12 @@ impl Stage {
     }
 
     /// Attaches an instance, once every router knows the newest registrations.
-    pub async fn attach(&mut self, identity: &AgentIdentity, router: &str, instance: &str) -> Client {
+    pub async fn attach(
+        &mut self,
+        identity: &AgentIdentity,
+        router: &str,
+        instance: &str,
+    ) -> Client {
         self.fabric.wait_live().await.expect("tables are live");
         Client::attach(self.client_config(identity, router, instance))
             .await
@@ -77,7 +93,12 @@ impl Stage {
     }
 
     /// Attaches `caplane listen --json` as a process of its own, which answers every message with `reply`.
-    pub async fn listener(&mut self, identity: &AgentIdentity, router: &str, reply: &str) -> Listener {
+    pub async fn listener(
+        &mut self,
+        identity: &AgentIdentity,
+        router: &str,
+        reply: &str,
+    ) -> Listener {
         self.fabric.wait_live().await.expect("tables are live");
         let program = std::env::current_exe()
             .expect("this program")
@@ -89,13 +110,17 @@ impl Stage {
             .arg("listen")
             .arg("--state")
             .arg(self.folder.path())
+            .args(["--as", identity.uri.rsplit('/').next().expect("a name")])
             .arg("--chain")
             .arg(&identity.files.chain)
             .arg("--key")
             .arg(&identity.files.key)
             .arg("--roots")
             .arg(self.fabric.roots())
-            .args(["--router", self.fabric.router_address(router).expect("a router")])
+            .args([
+                "--router",
+                self.fabric.router_address(router).expect("a router"),
+            ])
             .args(["--reply", reply, "--json"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -170,6 +195,23 @@ impl Stage {
     }
 }
 
+impl Drop for Stage {
+    /// A test that fails shows what the programs said last.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for name in self.fabric.routers().chain([CONTROLLER]) {
+            let log = self.fabric.log(name).map(std::fs::read_to_string);
+            if let Ok(Ok(log)) = log {
+                let lines: Vec<_> = log.lines().collect();
+                let last = &lines[lines.len().saturating_sub(30)..];
+                eprintln!("---- {name} said last:\n{}", last.join("\n"));
+            }
+        }
+    }
+}
+
 /// A `caplane listen` process.
 pub struct Listener {
     child: Child,
@@ -227,6 +269,9 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
         if condition().await {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "still not so after {PATIENCE:?}: {what}");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "still not so after {PATIENCE:?}: {what}"
+        );
     }
 }

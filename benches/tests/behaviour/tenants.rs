@@ -40,7 +40,13 @@ async fn a_shared_agent_answers_a_tenants_and_a_tenants_agent_cannot_reach_anoth
             .await
             .expect_err("another tenant's");
         assert!(
-            matches!(error, SendError::Refused { code: NoticeCode::PolicyDenied, .. }),
+            matches!(
+                error,
+                SendError::Refused {
+                    code: NoticeCode::PolicyDenied,
+                    ..
+                }
+            ),
             "{destination}: {error}"
         );
     }
@@ -54,6 +60,8 @@ async fn a_shared_agent_answers_a_tenants_and_a_tenants_agent_cannot_reach_anoth
     stage.permit("red", "blue").await;
     stage.fabric.wait_live().await.expect("live");
     let flow = red.flow(Destination::new(class, theirs), FlowOptions::default());
-    let reply = within("blue answers", flow.request("?")).await.expect("answered");
+    let reply = within("blue answers", flow.request("?"))
+        .await
+        .expect("answered");
     assert_eq!(&reply.payload()[..], b"blue");
 }

@@ -206,7 +206,7 @@ impl Saving {
         let generation = held.fib.generation();
         let written = tokio::task::spawn_blocking(move || fib_file::save(&path, &held)).await;
         match written {
-            Ok(Ok(())) => tracing::debug!(event = "table_saved", %generation),
+            Ok(Ok(())) => tracing::info!(event = "table_saved", %generation),
             Ok(Err(error)) => {
                 tracing::error!(event = "table_not_saved", %generation, %error, "a restart without a controller would use an older table");
             }

@@ -39,7 +39,7 @@ pub struct EndpointConfig {
     /// sends any, so idle peers cost a router one packet each per period.
     pub keepalive: Option<Duration>,
     /// Close a connection whose peer owes an acknowledgement and was silent for this long, without waiting for the idle
-    /// timeout. Default 1.5 s: at least five probe timeouts on any path below 50 ms. `None`: the idle timeout alone decides.
+    /// timeout. Default 0.9 s: three probe timeouts on a path of 50 ms, each twice the one before. `None`: the idle timeout alone decides.
     pub silence: Option<Duration>,
     /// A handshake must finish within this time. Default 5 s: three lost flights at an initial RTT of 333 ms.
     pub handshake_timeout: Duration,
@@ -101,7 +101,7 @@ impl EndpointConfig {
             udp_payload_fixed: None,
             idle_timeout: Duration::from_secs(30),
             keepalive: Some(Duration::from_secs(10)),
-            silence: Some(Duration::from_millis(1_500)),
+            silence: Some(Duration::from_millis(900)),
             handshake_timeout: Duration::from_secs(5),
             peers_max: 16_384,
             pending_handshakes_max: 1_024,

@@ -39,9 +39,10 @@ pub const RESOLVE_OUTSTANDING_MAX: usize = 1024;
 pub const IDLE_TIMEOUT_MS: u64 = 30_000;
 
 /// Milliseconds. A live peer answers an unacknowledged packet within a few round trips (QUIC
-/// re-sends with its probe timeout); 1.5 s of silence moves flows of a killed
-/// agent to another well inside 2 s.
-pub const SILENCE_TIMEOUT_MS: u64 = 1_500;
+/// re-sends with its probe timeout); 0.9 s of silence is past three probe timeouts of a path of
+/// 50 ms, and ends before a sender's first resend (1 s), which then reaches another member: flows
+/// of a killed agent move well inside 2 s.
+pub const SILENCE_TIMEOUT_MS: u64 = 900;
 
 /// Milliseconds from the handshake's end to `Hello`: three lost packets' worth of retransmission.
 pub const HELLO_TIMEOUT_MS: u64 = 5_000;
