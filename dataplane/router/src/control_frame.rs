@@ -10,13 +10,13 @@ use prost::Message;
 /// Program and version, as this router says it in `Hello` and `SessionOpen`.
 pub const SOFTWARE: &str = concat!("caplane-router/", env!("CARGO_PKG_VERSION"));
 
-/// A peer's control frame that cannot be understood; the connection is closed with `BYE_CODE_PROTOCOL`.
+/// A peer's control frame that says nothing to this version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameFault {
-    /// The bytes are no `ControlFrame`.
+    /// The bytes are no `ControlFrame`: the connection is closed with `BYE_CODE_PROTOCOL` (WF-110).
     #[error("the control frame cannot be decoded: {0}")]
     Undecodable(String),
-    /// A frame without content, or of a kind this version does not know.
+    /// A frame without content, or of a kind this version does not know: it is ignored (WF-110).
     #[error("the control frame is empty or of an unknown kind")]
     Unknown,
 }

@@ -20,6 +20,7 @@ mod peers;
 mod sending;
 mod snapshot;
 mod streams;
+mod welcomes;
 
 use std::collections::VecDeque;
 use std::io;
@@ -40,6 +41,7 @@ use self::draining::Drain;
 use self::links::{Action, Links};
 use self::log_limit::LogLimit;
 use self::peers::Peers;
+use self::welcomes::Welcomes;
 use crate::config::{Limits, Timers};
 use crate::shared::{Command, Note, Shared};
 
@@ -79,6 +81,7 @@ pub struct Worker {
     /// Connections that end after a Bye.
     leaving: Vec<Leaving>,
     hello_deadlines: VecDeque<(Duration, PeerId)>,
+    welcomes: Welcomes,
     drain: Option<Drain>,
     stop: bool,
     shared: Arc<Shared>,
@@ -121,6 +124,7 @@ impl Worker {
             bulks: Bulks::default(),
             leaving: Vec::new(),
             hello_deadlines: VecDeque::new(),
+            welcomes: Welcomes::default(),
             drain: None,
             stop: false,
             shared: parts.shared,
@@ -165,6 +169,7 @@ impl Worker {
         }
         self.run_links();
         self.expire_hellos();
+        self.welcome_overdue();
         let done = self.drained() || self.stop;
         self.send_all();
         self.hurry |= self.resume_unblocked();
@@ -179,7 +184,13 @@ impl Worker {
         }
         let hello = self.hello_deadlines.front().map(|&(deadline, _)| deadline);
         let leaving = self.leaving.iter().map(|leaving| leaving.until);
-        [self.links.next_deadline(), hello, self.drain_deadline()]
+        let soonest = [
+            self.links.next_deadline(),
+            hello,
+            self.welcomes.next_deadline(),
+            self.drain_deadline(),
+        ];
+        soonest
             .into_iter()
             .flatten()
             .chain(leaving)
@@ -205,6 +216,7 @@ impl Worker {
             self.leave(id, Refusal::new(ByeCode::Withdrawn, reason));
         }
         self.reconcile_links();
+        self.welcome_routed();
         self.shared.report_live(self.index, epoch);
         tracing::debug!(event = "table_live", worker = self.index, %generation);
     }

@@ -151,11 +151,26 @@ impl Worker {
         }
         self.set_attached(id, Phase::Instance { label });
         self.counts.instances += 1;
-        let welcome = self.welcome(label, identity.tenant, self.priority_max(identity));
-        self.send_control(id, &welcome);
         self.shared.control.notify_one();
         tracing::info!(event = "attached", %uri, %label);
+        self.welcome_when_routed(id, label);
         Ok(())
+    }
+
+    /// Says `Welcome` to an instance that is still attached by this label.
+    pub(super) fn welcome_instance(&mut self, id: PeerId, label: Label) {
+        let Some(peer) = self.peers.get(id) else {
+            return;
+        };
+        if peer.phase != (Phase::Instance { label }) {
+            return;
+        }
+        let fib = self.forwarder.fib();
+        // An identity that has left the table leaves with it.
+        if let Some(identity) = fib.identity(&peer.uri) {
+            let welcome = self.welcome(label, identity.tenant, self.priority_max(identity));
+            self.send_control(id, &welcome);
+        }
     }
 
     fn accept_neighbour(&mut self, id: PeerId, uri: &str) -> Result<(), Refusal> {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::Worker;
 use super::attach::Refusal;
 use super::peers::Phase;
+use crate::control_frame::FrameFault;
 use crate::shared::Note;
 use crate::{control_frame, lookup};
 
@@ -32,6 +33,8 @@ impl Worker {
         }
         let frame = match control_frame::decode(message) {
             Ok(frame) => frame,
+            // What a later version may say (WF-110).
+            Err(FrameFault::Unknown) => return,
             Err(fault) => {
                 self.counts.control_faults += 1;
                 self.leave(id, Refusal::new(ByeCode::Protocol, fault.to_string()));
