@@ -76,15 +76,14 @@ pub struct EndpointConfig {
 /// path at that rate needs a larger window; autotuning up to this value is left to QUIC.
 const STREAM_WINDOW: u64 = 8 << 20;
 
-/// Connection window: eight lanes at full window. Streams beyond that share it.
-const CONNECTION_WINDOW: u64 = 8 * STREAM_WINDOW;
+/// Largest connection window: sixteen streams at full window, which is more than have been grown by use and then left unread
+/// at one time; streams at their first window fit in any number (see below).
+const CONNECTION_WINDOW: u64 = 16 * STREAM_WINDOW;
 
 /// Where the window of a stream begins. It doubles while its owner reads fast enough to use it up within two round trips, so
-/// a stream that nobody reads never costs more than this.
-const INITIAL_STREAM_WINDOW: u64 = 1 << 20;
-
-/// Where the window of a connection begins: eight streams at their first window.
-const INITIAL_CONNECTION_WINDOW: u64 = 8 * INITIAL_STREAM_WINDOW;
+/// a stream that nobody reads costs no more than this. The window of a connection begins at the sum of these for every stream
+/// a peer may open, so that streams left unread never hold up the others: 256 x 256 KiB = 64 MiB.
+const INITIAL_STREAM_WINDOW: u64 = 256 << 10;
 
 impl EndpointConfig {
     /// Defaults for an endpoint at `listen` with these credentials.
@@ -183,7 +182,8 @@ impl EndpointConfig {
         quic.set_max_recv_udp_payload_size(self.udp_payload_max.max(1_500));
         Self::apply_size(quic, self.udp_payload_max);
         quic.discover_pmtu(self.pmtud);
-        quic.set_initial_max_data(self.connection_window.min(INITIAL_CONNECTION_WINDOW));
+        let all_streams = self.streams_per_peer_max * INITIAL_STREAM_WINDOW;
+        quic.set_initial_max_data(self.connection_window.min(all_streams));
         quic.set_max_connection_window(self.connection_window);
         quic.set_initial_max_stream_data_uni(self.stream_window.min(INITIAL_STREAM_WINDOW));
         quic.set_max_stream_window(self.stream_window);

@@ -126,7 +126,7 @@ pub enum Event {
         /// All bytes not yet consumed, contiguous.
         data: BytesMut,
     },
-    /// A lane is over: no more `Lane` events for it.
+    /// A lane is over: no more `Lane` events for it. A connection's end is told for the lanes it cuts inside a message only.
     LaneEnd {
         /// Whose lane.
         peer: PeerId,
@@ -134,7 +134,7 @@ pub enum Event {
         lane: LaneRx,
         /// True when bytes of an unfinished message were lost.
         partial: bool,
-        /// The code of RESET_STREAM; `None` when it ended by FIN.
+        /// The code of RESET_STREAM; `None` when it ended by FIN, or with its connection.
         code: Option<u64>,
     },
     /// Bytes of a bulk stream. The first event of a stream holds at least the whole header and its extensions.

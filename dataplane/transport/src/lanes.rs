@@ -233,8 +233,13 @@ impl LaneState {
         new
     }
 
+    /// True when bytes of an unfinished message are here.
+    pub(crate) fn holds_part(&self) -> bool {
+        !self.out && !self.buffer.is_empty()
+    }
+
     fn holds_tail(&self) -> bool {
-        self.slab && !self.out && !self.buffer.is_empty()
+        self.slab && self.holds_part()
     }
 
     /// Pauses or resumes; true when the lane is to be read now.
@@ -253,6 +258,10 @@ impl LaneState {
         }
         if noted != Some(self.handed) {
             return self.note_tail();
+        }
+        if self.buffer.len() > FINISH_BYTES {
+            // Whole messages that a paused owner left: moving them would save next to nothing.
+            return false;
         }
         let own = BytesMut::from(&self.buffer[..]);
         context.counters.copied_bytes += own.len() as u64;

@@ -5,6 +5,21 @@
 //! streams, lanes and datagrams; it refuses to know labels, tenants, routes or what a message means. Of a message it reads
 //! the length only, and only when a slab is nearly full.
 //!
+//! | module | what it looks after |
+//! |---|---|
+//! | `endpoint` | the surface, and the order of a tick |
+//! | `dispatch` | packets to connections (`mod`), their lives (`life`), events out (`events`); `accept` lets new ones in |
+//! | `connection`, `table`, `timers`, `cid` | one connection; where all are kept, when they are due, how they are named |
+//! | `rx`, `lanes`, `bulk`, `slab` | streams that peers send to us, read into pooled slabs |
+//! | `tx`, `train`, `quic` | streams that we send, packets in GSO trains, buffers that move |
+//! | `retry`, `reset` | tokens: address validation, stateless reset |
+//! | `tls` | identities, and every decision about a certificate |
+//! | `io` | the socket; the only `unsafe` of the workspace |
+//!
+//! What it does not do: move a connection to another local address by itself (a peer's moves are followed); ECN; choose the
+//! source address on a wildcard socket of a machine with several (bind one address each there); find out that a path MTU
+//! *grew* before the next new connection (QUIC has no call for it); pace packets.
+//!
 //! The tick of a worker:
 //!
 //! ```no_run

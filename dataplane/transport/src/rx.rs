@@ -296,6 +296,20 @@ impl RxStreams {
         }
     }
 
+    /// The ends of the lanes that the end of the connection cuts inside a message.
+    pub(crate) fn cut_lanes(&self, peer: PeerId) -> Vec<Event> {
+        let cut = |(stream, receiving): (&u64, &Receiving)| match receiving {
+            Receiving::Lane(lane) if lane.holds_part() => Some(Event::LaneEnd {
+                peer,
+                lane: LaneRx(*stream),
+                partial: true,
+                code: None,
+            }),
+            _ => None,
+        };
+        self.streams.iter().filter_map(cut).collect()
+    }
+
     /// Gives every slab back: the connection is gone.
     pub(crate) fn release(&mut self, pool: &mut SlabPool) {
         for (_, receiving) in self.streams.drain() {

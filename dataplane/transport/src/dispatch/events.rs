@@ -73,8 +73,11 @@ impl Core {
             Step::Fault(code, reason) => self.close(peer, code.number(), reason),
             _ => {}
         }
-        let event = self.table.get_mut(peer)?.ending.take()?;
+        let connection = self.table.get_mut(peer)?;
+        let event = connection.ending.take()?;
+        let cut = connection.rx.cut_lanes(peer);
         if self.up(peer).is_some() {
+            self.events.extend(cut);
             self.end(peer, event);
         }
         None
