@@ -39,6 +39,7 @@ deps: ## Install what the build needs (Debian packages, by apt)
 	need clang 'command -v clang' 'its headers serve the bindings of BoringSSL'; \
 	need libclang-dev 'find /usr/lib /usr/lib64 -name "libclang*.so*" | grep .' 'it makes the bindings of BoringSSL'; \
 	need pkg-config 'command -v pkg-config' 'build scripts find libraries with it'; \
+	need iproute2 'command -v ip' 'a test lowers the MTU of a link in a network namespace'; \
 	need python3-venv 'python3 -c "import venv, ensurepip"' 'the tests run a client of the wire format written in Python'; \
 	need python3-pip 'python3 -m pip --version' 'it installs the QUIC library of that client'; \
 	if [ -z "$$names" ]; then echo "deps: everything the build needs is here"; exit 0; fi; \

@@ -1,0 +1,217 @@
+//! A receiver that stands still, at r2, while others there go on behind the link from r1 that all share.
+
+use std::time::{Duration, Instant};
+
+use caplane::fabric::FabricConfig;
+use caplane_client::{
+    Client, ClientEvent, CongestionAction, Destination, FlowOptions, NoticeCode, ReceiveLimits,
+};
+use tokio::task::JoinHandle;
+
+use crate::stage::{CONVERSION, RATES, Stage, answer, eventually, within};
+use crate::traffic;
+
+/// Queue bytes of one peer and traffic class, and of a whole router.
+const QUEUE_BYTES_MAX: u64 = 1 << 20;
+const QUEUE_TOTAL_BYTES_MAX: u64 = 4 << 20;
+/// What a router may grow by beside its queues: receive slabs (256 KiB each) and what QUIC holds of both connections to
+/// the standing receiver.
+const BESIDE_BYTES_MAX: u64 = 24 << 20;
+/// A request that takes longer has been held up.
+const HELD_UP: Duration = Duration::from_secs(2);
+
+/// Two routers. At r2 one agent that never takes a message, and one that answers all; at r1 who sends to the first, and
+/// who asks the second.
+struct Scene {
+    stage: Stage,
+    _standing: Client,
+    _answering: Client,
+    sender: Client,
+    asker: Client,
+    to_standing: Destination,
+    to_answering: Destination,
+    _served: JoinHandle<u64>,
+    resident_at_first: [u64; 2],
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let tables = format!(
+            "[limits]\nqueue_bytes_max = {QUEUE_BYTES_MAX}\nqueue_total_bytes_max = {QUEUE_TOTAL_BYTES_MAX}"
+        );
+        let mut stage = Stage::with(|folder| {
+            let line = FabricConfig::line(folder, 2).expect("programs are built");
+            line.router_tables(&tables)
+        })
+        .await;
+        let standing = stage.register("shared", "standing", CONVERSION, 0).await;
+        let answering = stage.register("shared", "answering", RATES, 0).await;
+        let sender = stage.register("shared", "sender", "", 0).await;
+        let asker = stage.register("shared", "asker", "", 0).await;
+        stage.fabric.wait_live().await.expect("live");
+        let mut config = stage.client_config(&standing, "r2", "one");
+        config.receive = ReceiveLimits {
+            messages_max: 1,
+            bytes_max: 65_536,
+            assembly_bytes_max: 65_536,
+            ..ReceiveLimits::default()
+        };
+        let standing = Client::attach(config).await.expect("attached");
+        let answering = stage.attach(&answering, "r2", "one").await;
+        let sender = stage.attach(&sender, "r1", "one").await;
+        let asker = stage.attach(&asker, "r1", "one").await;
+        stage.settled(4).await;
+        let to_standing = stage.destination(&sender, CONVERSION).await;
+        let to_answering = stage.destination(&asker, RATES).await;
+        Self {
+            _served: answer(&answering, "at once"),
+            resident_at_first: ["r1", "r2"].map(|router| resident(&stage, router)),
+            stage,
+            _standing: standing,
+            _answering: answering,
+            sender,
+            asker,
+            to_standing,
+            to_answering,
+        }
+    }
+
+    /// The longest of `count` requests to the agent that answers; all must be answered.
+    async fn ask(&self, count: u32) -> Duration {
+        let flow = self.asker.flow(self.to_answering, FlowOptions::default());
+        let mut longest = Duration::ZERO;
+        for n in 0..count {
+            let begun = Instant::now();
+            let payload = traffic::payload((0, n), 100);
+            let reply = flow.request(payload).await.expect("answered");
+            assert_eq!(&reply.payload()[..], b"at once");
+            longest = longest.max(begun.elapsed());
+        }
+        longest
+    }
+
+    /// What the routers hold is within their budget.
+    async fn check_memory(&self) {
+        for (router, at_first) in ["r1", "r2"].into_iter().zip(self.resident_at_first) {
+            let metrics = self.stage.fabric.metrics(router).await.expect("metrics");
+            let charged = metrics.sum("router_queue_charged_bytes");
+            assert!(
+                charged <= QUEUE_TOTAL_BYTES_MAX as f64,
+                "{router} holds {charged} bytes in queues"
+            );
+            let grown = resident(&self.stage, router).saturating_sub(at_first);
+            assert!(
+                grown <= QUEUE_TOTAL_BYTES_MAX + BESIDE_BYTES_MAX,
+                "{router} has grown by {grown} bytes: {charged} in queues, {} slabs",
+                metrics.sum("router_slabs")
+            );
+        }
+    }
+
+    async fn dropped(&self, reason: &str) -> f64 {
+        let reason = [("reason", reason)];
+        let [r1, r2] = ["r1", "r2"].map(|r| self.stage.metric(r, "router_drops_total", &reason));
+        r1.await + r2.await
+    }
+}
+
+/// Resident bytes of a router's process.
+fn resident(stage: &Stage, router: &str) -> u64 {
+    let pid = stage.fabric.pid(router).expect("it runs");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    kib.and_then(|kib| kib.parse::<u64>().ok()).expect("a size") << 10
+}
+
+/// Resolves when the client hears that a message was dropped for want of room.
+fn overloaded(client: &Client) -> JoinHandle<()> {
+    let mut events = client.events();
+    tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            if matches!(
+                event,
+                ClientEvent::Notice {
+                    code: NoticeCode::Overloaded,
+                    ..
+                }
+            ) {
+                return;
+            }
+        }
+        panic!("the client was closed before any notice");
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standing_receiver_of_small_messages_costs_bounded_memory_and_holds_up_nobody() {
+    let scene = Scene::set().await;
+    let noticed = overloaded(&scene.sender);
+    let options = FlowOptions::default().congestion(CongestionAction::Drop);
+    let (sender, to) = (scene.sender.clone(), scene.to_standing);
+    // 40 MB of payload: far more than all queues and windows on the way hold.
+    let sending = tokio::spawn(async move {
+        let flows: Vec<_> = (0..8).map(|_| sender.flow(to, options)).collect();
+        for n in 0..400_000_u32 {
+            let flow = &flows[n as usize % flows.len()];
+            flow.send(traffic::payload((0, n), 100))
+                .await
+                .expect("sent");
+        }
+    });
+    let mut longest = Duration::ZERO;
+    while !sending.is_finished() {
+        longest = longest.max(within("requests are answered", scene.ask(20)).await);
+        scene.check_memory().await;
+    }
+    sending.await.expect("sent");
+    eventually("drops are counted", || async {
+        scene.dropped("overloaded").await > 0.0
+    })
+    .await;
+    within("the sender is noticed", noticed)
+        .await
+        .expect("noticed");
+    longest = longest.max(within("requests are answered", scene.ask(100)).await);
+    scene.check_memory().await;
+    eprintln!(
+        "the longest request took {longest:?}; dropped {}, grown from {:?} to {:?}",
+        scene.dropped("overloaded").await,
+        scene.resident_at_first,
+        ["r1", "r2"].map(|router| resident(&scene.stage, router)),
+    );
+    assert!(longest < HELD_UP, "a request took {longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_messages_to_a_standing_receiver_do_not_stop_the_lanes_of_the_link() {
+    let scene = Scene::set().await;
+    // 48 MB at 16 streams: the connection between the routers begins with a window of 8 MiB.
+    for n in 0..24 {
+        let flow = scene.sender.flow(scene.to_standing, FlowOptions::default());
+        flow.send(traffic::payload((0, n), 2_000_000))
+            .await
+            .expect("sent");
+    }
+    eventually("bulk messages stand", || async {
+        scene.stage.metric("r2", "router_bulk_active", &[]).await > 0.0
+    })
+    .await;
+    let begun = Instant::now();
+    let mut longest = Duration::ZERO;
+    while begun.elapsed() < Duration::from_secs(5) {
+        longest = longest.max(within("requests are answered", scene.ask(20)).await);
+    }
+    eprintln!(
+        "the longest request took {longest:?}; dropped {}; {} stand at r2",
+        scene.dropped("overloaded").await,
+        scene.stage.metric("r2", "router_bulk_active", &[]).await,
+    );
+    scene.check_memory().await;
+    assert_eq!(
+        scene.dropped("unreachable").await,
+        0.0,
+        "the link was given up"
+    );
+    assert!(longest < HELD_UP, "a request took {longest:?}");
+}
