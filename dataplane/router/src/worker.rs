@@ -30,7 +30,8 @@ use std::time::Duration;
 use caplane_core::Now;
 use caplane_core::forward::{Forwarder, ForwarderConfig};
 use caplane_proto::v1::ByeCode;
-use caplane_transport::{Endpoint, Event, PeerId};
+use caplane_transport::{CloseCause, Endpoint, Event, PeerId};
+use caplane_wire::CloseCode;
 use crossbeam::channel::Receiver;
 use tokio::sync::mpsc;
 
@@ -40,7 +41,7 @@ use self::clock::Clock;
 use self::draining::Drain;
 use self::links::{Action, Links};
 use self::log_limit::LogLimit;
-use self::peers::Peers;
+use self::peers::{Peers, Phase};
 use self::welcomes::Welcomes;
 use crate::config::{Limits, Timers};
 use crate::shared::{Command, Note, Shared};
@@ -382,6 +383,9 @@ impl Worker {
             } => {
                 let uri = self.peers.get(peer).map_or("", |p| p.uri.as_str());
                 tracing::debug!(event = "closed", %uri, code, reason, by_peer, ?cause);
+                if !by_peer && cause == CloseCause::Application {
+                    self.count_fault(peer, code);
+                }
                 self.on_closed(peer);
             }
             // Streams and datagrams were taken by `on_event`.
@@ -394,6 +398,17 @@ impl Worker {
             let key = self.peers.key(peer);
             let datagram_max = self.endpoint.datagram_max(peer);
             self.forwarder.peer_datagram_max(key, datagram_max);
+        }
+    }
+
+    /// The transport closed a peer that broke its framing: no Bye of ours was counted.
+    fn count_fault(&mut self, peer: PeerId, code: u64) {
+        let said = self
+            .peers
+            .get(peer)
+            .is_none_or(|p| p.phase == Phase::Leaving);
+        if !said && code == CloseCode::Protocol.number() {
+            self.counts.bye(ByeCode::Protocol);
         }
     }
 

@@ -50,7 +50,7 @@ impl Worker {
                 self.leave(id, Refusal::new(ByeCode::Protocol, reason));
             }
             Frame::Resolve(query) => self.on_resolve(id, query),
-            Frame::Probe(probe) => self.on_probe(id, &probe),
+            Frame::Probe(probe) => self.on_probe(id, phase, &probe),
             Frame::Drain(_) => {
                 let key = self.peers.key(id);
                 self.forwarder.peer_draining(key);
@@ -69,8 +69,12 @@ impl Worker {
         self.peer_leaves(id);
     }
 
-    fn on_probe(&mut self, id: PeerId, probe: &v1::Probe) {
-        if probe.echo {
+    fn on_probe(&mut self, id: PeerId, phase: Phase, probe: &v1::Probe) {
+        if !matches!(phase, Phase::Neighbour { .. }) {
+            // WF-119.
+            let reason = "Probe is said between neighbour routers";
+            self.leave(id, Refusal::new(ByeCode::Protocol, reason));
+        } else if probe.echo {
             let mut actions = std::mem::take(&mut self.link_actions);
             self.links.echoed(id, probe.sequence, &mut actions);
             self.act_on_links(actions);

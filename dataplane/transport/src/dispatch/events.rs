@@ -58,11 +58,14 @@ impl Core {
         }
         let step = connection.rx.next(&mut connection.quic, &mut context);
         let ending = connection.ending.is_some();
+        let waiting = connection.is_waiting();
         if connection.rx.has_ready() || (ending && matches!(step, Step::Event(_))) {
             self.read_later(peer.slot);
         }
-        // Reading moves flow control windows: the peer is to be told.
-        self.mark_dirty(peer.slot);
+        // Reading moves flow control windows: the peer is to be told, unless an acknowledgement waits that will tell it.
+        if !waiting {
+            self.mark_dirty(peer.slot);
+        }
         match step {
             Step::Event(event) => return Some(event),
             Step::Starved if !ending => {
