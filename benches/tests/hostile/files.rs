@@ -8,7 +8,7 @@ use caplane_client::Query;
 use tokio::process::Command;
 
 use crate::scene::{ENTRY, Scene};
-use crate::stage::{CONVERSION, card, within};
+use crate::stage::{RATES, card, within};
 
 /// What a program with this configuration says before it gives up.
 async fn refused(program: &Path, arguments: &[&str], config: &Path) -> String {
@@ -172,7 +172,7 @@ async fn a_wrong_agent_card_is_an_invalid_argument_with_place_and_cause() {
     let mut scene = Scene::set(1).await;
     let identity = scene.stage.fabric.issue_agent("shared", "carded");
     let identity = identity.expect("a certificate");
-    let good = card("carded", CONVERSION);
+    let good = card("carded", RATES);
     let long = " ".repeat(65_537);
     let cases: [(&[u8], &str); 7] = [
         (b"{", "agent card 1:1"),

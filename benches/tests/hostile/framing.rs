@@ -9,6 +9,7 @@ async fn a_sender_that_dies_inside_a_message_leaves_no_half_of_it() {
     let mut scene = Scene::set(2).await;
     let honest = scene.rogue("honest").await;
     let doomed = scene.rogue("doomed").await;
+    scene.stage.settled(5).await;
     let header = doomed.header(scene.target(), CLASS, 1_000);
     let lane = doomed.open_with(StreamKind::Lane, CLASS);
     let whole = [&header.to_bytes()[..], &[1; 1_000]].concat();
