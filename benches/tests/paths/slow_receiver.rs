@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use caplane::fabric::FabricConfig;
 use caplane_client::{
     Client, ClientEvent, CongestionAction, Destination, FlowOptions, NoticeCode, ReceiveLimits,
 };
-use tokio::task::JoinHandle;
+use caplane_load::impair::{Conditions, Impairer};
+use tokio::task::{JoinHandle, JoinSet};
 
+use crate::relayed::Relayed;
 use crate::stage::{CONVERSION, RATES, Stage, answer, eventually, within};
 use crate::traffic;
 
@@ -17,13 +18,28 @@ const QUEUE_TOTAL_BYTES_MAX: u64 = 4 << 20;
 /// What a router may grow by beside its queues: receive slabs (256 KiB each) and what QUIC holds of both connections to
 /// the standing receiver.
 const BESIDE_BYTES_MAX: u64 = 24 << 20;
+/// Bulk streams that a client sends at a time.
+const STREAMS: u32 = 16;
+/// How long requests go on while bulk messages stand: longer than a link takes to be given up for its silence.
+const STANDING: Duration = Duration::from_secs(4);
 /// A request that takes longer has been held up.
 const HELD_UP: Duration = Duration::from_secs(2);
+
+/// A client that takes next to nothing from its router unless the application reads.
+fn next_to_nothing() -> ReceiveLimits {
+    ReceiveLimits {
+        messages_max: 1,
+        bytes_max: 65_536,
+        assembly_bytes_max: 65_536,
+        ..ReceiveLimits::default()
+    }
+}
 
 /// Two routers. At r2 one agent that never takes a message, and one that answers all; at r1 who sends to the first, and
 /// who asks the second.
 struct Scene {
     stage: Stage,
+    _link: Impairer,
     _standing: Client,
     _answering: Client,
     sender: Client,
@@ -35,30 +51,24 @@ struct Scene {
 }
 
 impl Scene {
-    async fn set() -> Self {
+    async fn set(receive: ReceiveLimits, delay: Duration) -> Self {
         let tables = format!(
             "[limits]\nqueue_bytes_max = {QUEUE_BYTES_MAX}\nqueue_total_bytes_max = {QUEUE_TOTAL_BYTES_MAX}"
         );
-        let mut stage = Stage::with(|folder| {
-            let line = FabricConfig::line(folder, 2).expect("programs are built");
-            line.router_tables(&tables)
-        })
-        .await;
+        let path = Conditions::default().with_delay(delay);
+        let Relayed { mut stage, link } = Relayed::start(path, &tables).await;
         let standing = stage.register("shared", "standing", CONVERSION, 0).await;
         let answering = stage.register("shared", "answering", RATES, 0).await;
         let sender = stage.register("shared", "sender", "", 0).await;
         let asker = stage.register("shared", "asker", "", 0).await;
         stage.fabric.wait_live().await.expect("live");
         let mut config = stage.client_config(&standing, "r2", "one");
-        config.receive = ReceiveLimits {
-            messages_max: 1,
-            bytes_max: 65_536,
-            assembly_bytes_max: 65_536,
-            ..ReceiveLimits::default()
-        };
+        config.receive = receive;
         let standing = Client::attach(config).await.expect("attached");
         let answering = stage.attach(&answering, "r2", "one").await;
-        let sender = stage.attach(&sender, "r1", "one").await;
+        let mut config = stage.client_config(&sender, "r1", "one");
+        config.send_buffer_bytes = 512 << 20;
+        let sender = Client::attach(config).await.expect("attached");
         let asker = stage.attach(&asker, "r1", "one").await;
         stage.settled(4).await;
         let to_standing = stage.destination(&sender, CONVERSION).await;
@@ -67,6 +77,7 @@ impl Scene {
             _served: answer(&answering, "at once"),
             resident_at_first: ["r1", "r2"].map(|router| resident(&stage, router)),
             stage,
+            _link: link,
             _standing: standing,
             _answering: answering,
             sender,
@@ -145,7 +156,7 @@ fn overloaded(client: &Client) -> JoinHandle<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standing_receiver_of_small_messages_costs_bounded_memory_and_holds_up_nobody() {
-    let scene = Scene::set().await;
+    let scene = Scene::set(next_to_nothing(), Duration::ZERO).await;
     let noticed = overloaded(&scene.sender);
     let options = FlowOptions::default().congestion(CongestionAction::Drop);
     let (sender, to) = (scene.sender.clone(), scene.to_standing);
@@ -183,35 +194,49 @@ async fn a_standing_receiver_of_small_messages_costs_bounded_memory_and_holds_up
     assert!(longest < HELD_UP, "a request took {longest:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bulk_messages_to_a_standing_receiver_do_not_stop_the_lanes_of_the_link() {
-    let scene = Scene::set().await;
-    // 48 MB at 16 streams: the connection between the routers begins with a window of 8 MiB.
-    for n in 0..24 {
+/// Sends `count` bulk messages of `bytes` to the standing receiver, then asks the other for a while.
+async fn bulk_stands(scene: &Scene, count: u32, bytes: usize) {
+    let mut sending = JoinSet::new();
+    for n in 0..count {
         let flow = scene.sender.flow(scene.to_standing, FlowOptions::default());
-        flow.send(traffic::payload((0, n), 2_000_000))
-            .await
-            .expect("sent");
+        sending.spawn(async move { flow.send(traffic::payload((0, n), bytes)).await });
     }
     eventually("bulk messages stand", || async {
-        scene.stage.metric("r2", "router_bulk_active", &[]).await > 0.0
+        scene.stage.metric("r2", "router_bulk_active", &[]).await >= f64::from(STREAMS)
     })
     .await;
     let begun = Instant::now();
     let mut longest = Duration::ZERO;
-    while begun.elapsed() < Duration::from_secs(5) {
+    while begun.elapsed() < STANDING {
         longest = longest.max(within("requests are answered", scene.ask(20)).await);
     }
     eprintln!(
-        "the longest request took {longest:?}; dropped {}; {} stand at r2",
-        scene.dropped("overloaded").await,
+        "the longest request took {longest:?}; {} stand at r2; grown from {:?} to {:?}",
         scene.stage.metric("r2", "router_bulk_active", &[]).await,
+        scene.resident_at_first,
+        ["r1", "r2"].map(|router| resident(&scene.stage, router)),
     );
-    scene.check_memory().await;
-    assert_eq!(
-        scene.dropped("unreachable").await,
-        0.0,
-        "the link was given up"
-    );
+    for reason in ["unreachable", "peer_gone", "overloaded"] {
+        let dropped = scene.dropped(reason).await;
+        assert_eq!(dropped, 0.0, "dropped by {reason}");
+    }
     assert!(longest < HELD_UP, "a request took {longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_messages_to_a_standing_receiver_do_not_stop_the_lanes_of_the_link() {
+    let scene = Scene::set(next_to_nothing(), Duration::ZERO).await;
+    bulk_stands(&scene, 24, 2_000_000).await;
+    scene.check_memory().await;
+}
+
+/// The windows of their streams have grown while the receiver read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_messages_to_a_receiver_that_stops_reading_do_not_stop_the_lanes_of_the_link() {
+    let receive = ReceiveLimits {
+        assembly_bytes_max: 64 << 20,
+        ..next_to_nothing()
+    };
+    let scene = Scene::set(receive, Duration::from_millis(10)).await;
+    bulk_stands(&scene, 24, 12_000_000).await;
 }
