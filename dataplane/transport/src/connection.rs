@@ -76,6 +76,10 @@ pub(crate) struct Connection {
     fresh: bool,
     /// Packets built since the connection began to close.
     goodbyes: u32,
+    /// Packets received since packets were last built.
+    unanswered: u32,
+    /// When an acknowledgement that waits for company is sent alone.
+    acknowledge_at: Option<Instant>,
 }
 
 /// Packets built for a closing connection: one carries the goodbye, the others are for epochs that QUIC still serves first.
@@ -95,6 +99,9 @@ struct LossWatch {
 /// [`STOP_LOOK_STREAMS`]; fewer are asked whenever packets came (15 ns each).
 const STOP_LOOK: Duration = Duration::from_millis(2);
 const STOP_LOOK_STREAMS: usize = 32;
+
+/// How long an acknowledgement waits for something to travel with; well below the delay that we announce.
+const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(1);
 
 /// How often the loss of large packets is looked at.
 const LOSS_LOOK: Duration = Duration::from_millis(100);
@@ -160,6 +167,8 @@ impl Connection {
             clamped: false,
             fresh: true,
             goodbyes: 0,
+            unanswered: 0,
+            acknowledge_at: None,
         }
     }
 
@@ -177,6 +186,7 @@ impl Connection {
         handshakes: &Handshakes,
     ) -> Option<RefuseReason> {
         self.last_heard = now;
+        self.unanswered = self.unanswered.saturating_add(1);
         self.owed_since = None;
         self.pinged = false;
         let info = quiche::RecvInfo { from, to };
@@ -325,8 +335,35 @@ impl Connection {
         }
     }
 
+    /// True when all that is to be said is an acknowledgement of one packet, and it may wait for company: a reply that is
+    /// about to be written carries it for nothing. Two packets are acknowledged at once (RFC 9000 section 13.2.2).
+    pub(crate) fn may_wait(&mut self, now: Instant) -> bool {
+        let may = self.is_up()
+            && !self.fresh
+            && self.unanswered == 1
+            && self.ending.is_none()
+            && self.tx.acknowledged()
+            && self.quic.dgram_send_queue_len() == 0;
+        if may {
+            self.acknowledge_at = Some(now + ACKNOWLEDGE_WITHIN);
+        }
+        may
+    }
+
+    /// There is more to say than an acknowledgement.
+    pub(crate) fn say_soon(&mut self) {
+        self.unanswered = self.unanswered.saturating_add(2);
+    }
+
+    /// True while an acknowledgement waits for company.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.acknowledge_at.is_some()
+    }
+
     /// To be called after packets were built.
     pub(crate) fn sent(&mut self, now: Instant) {
+        self.unanswered = 0;
+        self.acknowledge_at = None;
         self.fresh &= !self.is_up();
         if self.owed_since.is_none() && self.is_up() && self.tx.unacknowledged() {
             self.owed_since = Some(now);
@@ -345,6 +382,7 @@ impl Connection {
             self.silence_at(config),
             self.keepalive_at(config),
             self.stop_look_owed.then_some(self.next_stop_look),
+            self.acknowledge_at,
         ]
         .into_iter()
         .flatten()
@@ -384,6 +422,10 @@ impl Connection {
             self.ending = Some(event);
             let _ = self.quic.close(true, CloseCode::Normal.number(), b"silent");
             return None;
+        }
+        if due(self.acknowledge_at) {
+            self.acknowledge_at = None;
+            self.say_soon();
         }
         if due(self.keepalive_at(config)) {
             self.pinged = true;
@@ -480,12 +522,14 @@ impl Connection {
         }
     }
 
-    /// Ends the clamp when QUIC's search has come to an end.
-    pub(crate) fn unclamp(&mut self) {
-        if self.clamped && self.quic.pmtu().is_some() {
+    /// Ends the clamp when QUIC's search has come to an end; true when a new one begins, which wants a probe sent.
+    pub(crate) fn unclamp(&mut self) -> bool {
+        let ended = self.clamped && self.quic.pmtu().is_some();
+        if ended {
             self.clamped = false;
             self.quic.revalidate_pmtu();
         }
+        ended
     }
 
     fn active_path(&self) -> Option<quiche::PathStats> {

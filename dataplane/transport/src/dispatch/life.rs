@@ -20,7 +20,6 @@ impl Core {
     }
 
     fn settle_one(&mut self, slot: u32) {
-        self.mark_dirty(slot);
         let Some(connection) = self.table.slot(slot) else {
             return;
         };
@@ -30,6 +29,7 @@ impl Core {
             self.take_datagrams(slot);
         }
         let Some(connection) = self.table.slot(slot).filter(|c| c.is_up()) else {
+            self.mark_dirty(slot);
             return;
         };
         connection.doubt_after_losses(self.now, &mut self.counters);
@@ -48,6 +48,21 @@ impl Core {
             self.read_later(slot);
         }
         self.settle_path(slot);
+        self.flush_or_wait(slot);
+    }
+
+    /// Puts the connection on the list of those to flush, or lets its acknowledgement wait.
+    fn flush_or_wait(&mut self, slot: u32) {
+        let (now, config) = (self.now, &self.config);
+        let Some(connection) = self.table.slot(slot) else {
+            return;
+        };
+        if connection.dirty || !connection.may_wait(now) {
+            self.mark_dirty(slot);
+            return;
+        }
+        let deadline = connection.deadline(config);
+        connection.armed = self.timers.arm(slot, connection.armed, deadline);
     }
 
     fn settle_handshake(&mut self, slot: u32) {
@@ -82,7 +97,7 @@ impl Core {
         }
     }
 
-    /// Connection ids, addresses and the path MTU.
+    /// Connection ids, then addresses and sizes.
     fn settle_path(&mut self, slot: u32) {
         let Some(connection) = self.table.slot(slot) else {
             return;
@@ -93,12 +108,21 @@ impl Core {
             if connection.quic.new_scid(&cid, token, false).is_err() {
                 break;
             }
+            connection.say_soon();
             self.cids.insert(&cid, slot);
         }
         while let Some(cid) = connection.quic.retired_scid_next() {
             self.cids.remove(&cid);
         }
-        connection.unclamp();
+        self.settle_path_mtu(slot);
+    }
+
+    /// Addresses and sizes. QUIC learns of the loss of a probe when it builds packets, so this is also looked at after that.
+    pub(super) fn settle_path_mtu(&mut self, slot: u32) {
+        let Some(connection) = self.table.slot(slot) else {
+            return;
+        };
+        let searching_again = connection.unclamp();
         while let Some(event) = connection.quic.path_event_next() {
             match event {
                 PathEvent::PmtuUpdated { pmtu, .. } if connection.on_path_mtu(pmtu) => {
@@ -119,6 +143,9 @@ impl Core {
                 PathEvent::PeerMigrated(_, address) => connection.address = address,
                 _ => {}
             }
+        }
+        if searching_again {
+            self.mark_dirty(slot);
         }
     }
 

@@ -282,6 +282,12 @@ impl Core {
                 continue;
             }
             connection.armed = None;
+            // The deadline of this entry may have moved on since.
+            let deadline = connection.deadline(&self.config);
+            if deadline.is_none_or(|deadline| deadline > self.now) {
+                connection.armed = self.timers.arm(slot, None, deadline);
+                continue;
+            }
             let reason = connection.on_deadline(self.now, &self.config, &mut self.counters);
             self.touch(slot);
             if let Some(reason) = reason {
@@ -347,6 +353,12 @@ impl Core {
             }
             return;
         }
+        if connection.is_up() {
+            self.settle_path_mtu(slot);
+        }
+        let Some(connection) = self.table.slot(slot) else {
+            return;
+        };
         let deadline = connection.deadline(&self.config);
         connection.armed = self.timers.arm(slot, connection.armed, deadline);
     }
