@@ -378,3 +378,56 @@ fn a_peer_that_leaves_many_messages_unfinished_does_not_starve_the_others() {
     });
     assert!(server.endpoint.counters().slabs <= 6);
 }
+
+#[test]
+fn one_dual_stack_socket_serves_and_dials_both_families() {
+    let ca = Ca::new("test root");
+    let any = "[::]:0".parse().expect("an address");
+    let mut config = EndpointConfig::new(any, ca.credentials("router/one"));
+    config.dual_stack = true;
+    let mut server = Node::bind(config);
+    let port = server.address().port();
+    let mut config = EndpointConfig::new(any, ca.credentials("agent/one"));
+    config.dual_stack = true;
+    let mut client = Node::bind(config);
+    for host in ["127.0.0.1", "[::1]"] {
+        let remote: SocketAddr = format!("{host}:{port}").parse().expect("an address");
+        let peer = client
+            .endpoint
+            .connect(remote, Some(&uri("router/one")))
+            .expect("connect");
+        let mut seen = None;
+        drive(
+            [&mut client, &mut server],
+            "connected",
+            |[client, server]| {
+                seen = seen.or_else(|| {
+                    server.take(|event| match event {
+                        caplane_transport::Event::Connected { address, .. } => Some(*address),
+                        _ => None,
+                    })
+                });
+                seen.is_some() && client.endpoint.peer_uri(peer).is_some()
+            },
+        );
+        // An IPv4 peer is shown as one, not as a mapped address.
+        assert_eq!(seen.expect("connected").is_ipv4(), remote.is_ipv4());
+        let lane = client.endpoint.open_lane(peer, CLASS).expect("open");
+        client
+            .endpoint
+            .send_lane(peer, lane, message(0, 20_000))
+            .expect("send");
+        server.messages.clear();
+        drive([&mut client, &mut server], "the message", |[_, server]| {
+            server.messages.len() == 1
+        });
+    }
+    // Without dual stack the other family cannot be reached, and that is said at once.
+    let mut client = Node::bind(EndpointConfig::new(v6(), ca.credentials("agent/one")));
+    let remote = format!("127.0.0.1:{port}").parse().expect("an address");
+    let error = client
+        .endpoint
+        .connect(remote, None)
+        .expect_err("another family");
+    assert!(error.to_string().contains("dual_stack"), "{error}");
+}
