@@ -22,7 +22,7 @@ async fn a_sender_that_dies_inside_a_message_leaves_no_half_of_it() {
     let arriving = scene.victim.bulk_begun(HEADER_LEN + 100_000).await;
 
     let label = doomed.label;
-    drop(doomed);
+    doomed.vanish().await;
     // Whoever owes an acknowledgement and is silent is gone.
     honest.send(honest.header(label, CLASS, 4), b"dead");
     scene.drops("cut_short", 2.0).await;

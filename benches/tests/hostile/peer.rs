@@ -26,7 +26,7 @@ use crate::stage::{PATIENCE, within};
 /// Certificate chain and key, in PEM.
 pub type Identity<'a> = (&'a str, &'a str);
 
-/// One connection, kept alive by a task. Dropped, it vanishes without a word.
+/// One connection, kept alive by a task.
 pub struct Peer {
     inner: Arc<Mutex<Inner>>,
     changed: Arc<Notify>,
@@ -309,6 +309,12 @@ impl Peer {
             })
         })
         .await
+    }
+
+    /// Ends without a word, as a killed process does: nothing is answered any more when this returns.
+    pub async fn vanish(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
     }
 
     async fn wait<T>(&self, what: &str, mut pick: impl FnMut(&mut Inner) -> Option<T>) -> T {
