@@ -19,7 +19,9 @@ const QUEUE_TOTAL_BYTES_MAX: u64 = 4 << 20;
 /// the standing receiver.
 const BESIDE_BYTES_MAX: u64 = 24 << 20;
 /// Bulk streams that a client sends at a time.
-const STREAMS: u32 = 16;
+const STREAMS: usize = 16;
+/// Bulk messages of a client that sends as many at a time as it likes.
+const BULKS: u32 = 200;
 /// How long requests go on while bulk messages stand: longer than a link takes to be given up for its silence.
 const STANDING: Duration = Duration::from_secs(4);
 /// A request that takes longer has been held up.
@@ -51,7 +53,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn set(receive: ReceiveLimits, delay: Duration) -> Self {
+    async fn set(receive: ReceiveLimits, delay: Duration, bulk_streams_max: usize) -> Self {
         let tables = format!(
             "[limits]\nqueue_bytes_max = {QUEUE_BYTES_MAX}\nqueue_total_bytes_max = {QUEUE_TOTAL_BYTES_MAX}"
         );
@@ -68,6 +70,7 @@ impl Scene {
         let answering = stage.attach(&answering, "r2", "one").await;
         let mut config = stage.client_config(&sender, "r1", "one");
         config.send_buffer_bytes = 512 << 20;
+        config.bulk_streams_max = bulk_streams_max;
         let sender = Client::attach(config).await.expect("attached");
         let asker = stage.attach(&asker, "r1", "one").await;
         stage.settled(4).await;
@@ -156,7 +159,7 @@ fn overloaded(client: &Client) -> JoinHandle<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standing_receiver_of_small_messages_costs_bounded_memory_and_holds_up_nobody() {
-    let scene = Scene::set(next_to_nothing(), Duration::ZERO).await;
+    let scene = Scene::set(next_to_nothing(), Duration::ZERO, STREAMS).await;
     let noticed = overloaded(&scene.sender);
     let options = FlowOptions::default().congestion(CongestionAction::Drop);
     let (sender, to) = (scene.sender.clone(), scene.to_standing);
@@ -202,7 +205,7 @@ async fn bulk_stands(scene: &Scene, count: u32, bytes: usize) {
         sending.spawn(async move { flow.send(traffic::payload((0, n), bytes)).await });
     }
     eventually("bulk messages stand", || async {
-        scene.stage.metric("r2", "router_bulk_active", &[]).await >= f64::from(STREAMS)
+        scene.stage.metric("r2", "router_bulk_active", &[]).await >= STREAMS as f64
     })
     .await;
     let begun = Instant::now();
@@ -225,8 +228,33 @@ async fn bulk_stands(scene: &Scene, count: u32, bytes: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bulk_messages_to_a_standing_receiver_do_not_stop_the_lanes_of_the_link() {
-    let scene = Scene::set(next_to_nothing(), Duration::ZERO).await;
+    let scene = Scene::set(next_to_nothing(), Duration::ZERO, STREAMS).await;
     bulk_stands(&scene, 24, 2_000_000).await;
+    scene.check_memory().await;
+}
+
+/// More than a link has streams for; others have bulk messages too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_messages_to_a_standing_receiver_leave_streams_to_others() {
+    let scene = Scene::set(next_to_nothing(), Duration::ZERO, BULKS as usize).await;
+    let noticed = overloaded(&scene.sender);
+    for n in 0..BULKS {
+        let flow = scene.sender.flow(scene.to_standing, FlowOptions::default());
+        let payload = traffic::payload((0, n), 300_000);
+        flow.send(payload).await.expect("sent");
+    }
+    within("the sender is noticed", noticed)
+        .await
+        .expect("noticed");
+    for n in 0..20 {
+        let flow = scene.asker.flow(scene.to_answering, FlowOptions::default());
+        let request = flow.request(traffic::payload((1, n), 300_000));
+        let reply = within("a bulk request is answered", request)
+            .await
+            .expect("answered");
+        assert_eq!(&reply.payload()[..], b"at once");
+    }
+    assert!(scene.dropped("overloaded").await > 0.0);
     scene.check_memory().await;
 }
 
@@ -237,6 +265,6 @@ async fn bulk_messages_to_a_receiver_that_stops_reading_do_not_stop_the_lanes_of
         assembly_bytes_max: 64 << 20,
         ..next_to_nothing()
     };
-    let scene = Scene::set(receive, Duration::from_millis(10)).await;
+    let scene = Scene::set(receive, Duration::from_millis(10), STREAMS).await;
     bulk_stands(&scene, 24, 12_000_000).await;
 }

@@ -248,10 +248,16 @@ impl Forwarder {
     /// Like [`Forwarder::bulk_end`] with `Cut`, when it is the way on that is gone: the source, whose
     /// message began with `head`, gets a notice.
     pub fn bulk_gone(&mut self, now: Now, from: PeerKey, head: &[u8]) {
+        self.bulk_refused(now, from, DropReason::CutShort, head);
+    }
+
+    /// As [`Forwarder::bulk_gone`], for a reason that the caller saw after [`Forwarder::bulk_open`] had let the message
+    /// through.
+    pub fn bulk_refused(&mut self, now: Now, from: PeerKey, reason: DropReason, head: &[u8]) {
         self.counters.bulk_active -= 1;
         match self.peers.find(from) {
-            Some(at) => self.refuse_copy(now, at, DropReason::CutShort, head),
-            None => self.counters.dropped[DropReason::CutShort as usize] += 1,
+            Some(at) => self.refuse_copy(now, at, reason, head),
+            None => self.counters.dropped[reason as usize] += 1,
         }
     }
 

@@ -4,6 +4,7 @@
 //! What stands here of a message is at most what arrived before its ingress
 //! stream was paused. Refuses to know routing: the Forwarder has decided.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
@@ -52,10 +53,16 @@ struct Flow {
     sent: u64,
 }
 
+/// Bulk messages under way to one receiving instance; more are refused. A link has 256 streams: one receiver that stands
+/// still never has them all. At the first stream window of 256 KiB what stands for it costs 16 MiB.
+pub(super) const PER_RECEIVER_MAX: usize = 64;
+
 /// All bulk messages of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Bulks {
     flows: HashMap<Ingress, Flow>,
+    /// Bulk messages under way by where they go.
+    towards: HashMap<PeerId, usize>,
     /// Which flows wait for which receiver to be writable.
     blocked: BTreeSet<(PeerId, Ingress)>,
 }
@@ -66,6 +73,11 @@ impl Bulks {
         self.flows.len()
     }
 
+    /// Bulk messages under way to `to`.
+    pub(super) fn towards(&self, to: PeerId) -> usize {
+        self.towards.get(&to).copied().unwrap_or(0)
+    }
+
     /// True when `ingress` is a message whose head was let through.
     pub(super) fn contains(&self, ingress: Ingress) -> bool {
         self.flows.contains_key(&ingress)
@@ -73,6 +85,7 @@ impl Bulks {
 
     /// A message was let through to `to`; its first piece follows by [`Bulks::piece`].
     pub(super) fn open(&mut self, ingress: Ingress, to: PeerId, class: TrafficClass, head: Head) {
+        *self.towards.entry(to).or_default() += 1;
         self.flows.insert(
             ingress,
             Flow {
@@ -208,6 +221,12 @@ impl Bulks {
     fn remove(&mut self, ingress: Ingress) -> Option<Flow> {
         let flow = self.flows.remove(&ingress)?;
         self.blocked.remove(&(flow.to, ingress));
+        if let Entry::Occupied(mut count) = self.towards.entry(flow.to) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         Some(flow)
     }
 }

@@ -3,12 +3,13 @@
 
 use bytes::{Bytes, BytesMut};
 use caplane_core::DropReason;
-use caplane_core::forward::{BulkEnd, BulkVerdict, Progress, StreamFault};
+use caplane_core::forward::{BulkEnd, BulkVerdict, PeerKey, Progress, StreamFault};
 use caplane_transport::{BulkRx, BulkTx, LaneRx, LaneTx, PeerId};
 use caplane_wire::{HEADER_LEN, Header, StreamCode, TrafficClass};
 
 use super::Worker;
-use super::bulk::{End, Ended, Ingress};
+use super::bulk::{End, Ended, Ingress, PER_RECEIVER_MAX};
+use super::peers::Phase;
 
 impl Worker {
     pub(super) fn on_lane(
@@ -83,14 +84,14 @@ impl Worker {
             .forwarder
             .bulk_open(self.now, key, class, &mut data[..head_len]);
         let code = match verdict {
-            BulkVerdict::Forward { to, class } => match self.peers.by_key(to).map(|p| p.id) {
-                Some(to) => {
+            BulkVerdict::Forward { to, class } => match self.receiver(to) {
+                Ok(to) => {
                     self.bulks.open(ingress, to, class, head);
                     return true;
                 }
-                None => {
-                    self.forwarder.bulk_gone(self.now, key, &head);
-                    StreamCode::Gone
+                Err(reason) => {
+                    self.forwarder.bulk_refused(self.now, key, reason, &head);
+                    stream_code(reason)
                 }
             },
             BulkVerdict::Refuse { reason } => stream_code(reason),
@@ -98,6 +99,16 @@ impl Worker {
         self.endpoint
             .reset_rx(ingress.peer, stream_id, code.number());
         false
+    }
+
+    /// The connection of a bulk message's receiver, when it may have one more.
+    fn receiver(&mut self, to: PeerKey) -> Result<PeerId, DropReason> {
+        let peer = self.peers.by_key(to).ok_or(DropReason::PeerGone)?;
+        let instance = matches!(peer.phase, Phase::Instance { .. });
+        match instance && self.bulks.towards(peer.id) >= PER_RECEIVER_MAX {
+            true => Err(DropReason::Overloaded),
+            false => Ok(peer.id),
+        }
     }
 
     pub(super) fn bulk_ended(&mut self, ended: Ended) {
