@@ -1,5 +1,10 @@
 //! The command line, as data. Parsing decides nothing and touches nothing.
 
+#![allow(
+    rustdoc::invalid_html_tags,
+    reason = "these texts are the command's help, where <NAME> stands for itself"
+)]
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};

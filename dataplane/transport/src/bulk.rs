@@ -8,7 +8,7 @@ use caplane_wire::{BulkLength, FrameError, HEADER_LEN, Header, StreamCode, Traff
 
 use crate::event::{BulkRx, Event};
 use crate::quic::Quic;
-use crate::rx::{ReadContext, Step, stop};
+use crate::rx::{ReadContext, Step};
 use crate::slab::SlabPool;
 
 #[derive(Debug)]
@@ -169,6 +169,6 @@ fn refuse(
         _ => StreamCode::Malformed,
     }
     .number();
-    stop(quic, bulk.0, code);
+    context.refuse(bulk.0, code, quic);
     over(bulk, code, context)
 }

@@ -12,7 +12,7 @@ use caplane_wire::{
 
 use crate::event::{Event, LaneRx};
 use crate::quic::Quic;
-use crate::rx::{ReadContext, Step, stop};
+use crate::rx::{ReadContext, Step};
 use crate::slab::{FINISH_BYTES, SlabPool};
 
 #[derive(Debug)]
@@ -171,7 +171,7 @@ impl LaneState {
     ) -> Step {
         context.counters.streams_refused += 1;
         let code = code.number();
-        stop(quic, lane.0, code);
+        context.refuse(lane.0, code, quic);
         self.end = Some(Some(code));
         self.settle(lane, context)
     }

@@ -21,6 +21,11 @@ use crate::slab::SlabPool;
 /// The stream id of the control stream: the dialling side's first bidirectional stream.
 pub(crate) const CONTROL_STREAM: u64 = 0;
 
+/// Streams of one connection that are refused by STOP_SENDING. quiche 0.30 never lets go of a stream of the peer's that was
+/// stopped before its end, nor of the peer's credit for it; so later ones are read to their end and dropped instead, and
+/// refusals alone cannot use a connection up.
+const STOPS_MAX: u32 = 64;
+
 /// What reading needs beside the stream itself.
 pub(crate) struct ReadContext<'a> {
     pub(crate) peer: PeerId,
@@ -29,6 +34,17 @@ pub(crate) struct ReadContext<'a> {
     pub(crate) bulk_message_max: u64,
     pub(crate) slabs_max: usize,
     pub(crate) control_message_max: usize,
+    /// Streams of this connection stopped so far.
+    pub(crate) stops: u32,
+    /// The stream being read was refused without being stopped: drop what still comes.
+    pub(crate) discard: bool,
+}
+
+impl ReadContext<'_> {
+    /// Refuses the rest of `stream`.
+    pub(crate) fn refuse(&mut self, stream: u64, code: u64, quic: &mut Quic) {
+        self.discard = !stop(quic, stream, code, &mut self.stops);
+    }
 }
 
 /// What one step of reading came to.
@@ -53,6 +69,8 @@ enum Receiving {
     },
     Lane(LaneState),
     Bulk(BulkState),
+    /// Refused: what comes is dropped.
+    Discard,
 }
 
 /// All streams that a peer sends to us.
@@ -64,6 +82,7 @@ pub(crate) struct RxStreams {
     slabs: usize,
     waiting: VecDeque<u64>,
     control: BytesMut,
+    stops: u32,
 }
 
 impl RxStreams {
@@ -74,6 +93,7 @@ impl RxStreams {
             slabs: 0,
             waiting: VecDeque::new(),
             control: BytesMut::new(),
+            stops: 0,
         }
     }
 
@@ -126,6 +146,7 @@ impl RxStreams {
                 have: 0,
             }),
         };
+        (context.stops, context.discard) = (self.stops, false);
         if let Receiving::Preface { bytes, have } = entry.get_mut() {
             match read_preface(stream, bytes, have, quic) {
                 PrefaceRead::More => return Step::Nothing,
@@ -135,7 +156,13 @@ impl RxStreams {
                 }
                 PrefaceRead::Wrong => {
                     context.counters.streams_refused += 1;
-                    stop(quic, stream, StreamCode::Malformed.number());
+                    context.refuse(stream, StreamCode::Malformed.number(), quic);
+                    self.stops = context.stops;
+                    if context.discard {
+                        entry.insert(Receiving::Discard);
+                        self.ready.push_back(stream);
+                        return Step::Nothing;
+                    }
                     entry.remove();
                     return Step::Over(None);
                 }
@@ -159,9 +186,15 @@ impl RxStreams {
                 step
             }
             Receiving::Bulk(bulk) => bulk.read(BulkRx(stream), quic, context),
+            Receiving::Discard => discard(stream, quic),
             Receiving::Preface { .. } => Step::Nothing,
         };
+        self.stops = context.stops;
         match &step {
+            Step::Over(_) if context.discard => {
+                entry.insert(Receiving::Discard);
+                self.ready.push_back(stream);
+            }
             Step::Over(_) => {
                 entry.remove();
             }
@@ -267,9 +300,12 @@ impl RxStreams {
             }
             Some(Receiving::Bulk(bulk)) => bulk.release(pool),
             Some(Receiving::Preface { .. }) => {}
-            None => return,
+            Some(Receiving::Discard) | None => return,
         }
-        stop(quic, stream, code);
+        if !stop(quic, stream, code, &mut self.stops) {
+            self.streams.insert(stream, Receiving::Discard);
+            self.readable(stream);
+        }
     }
 
     /// True when the lane holds a tail in a slab and that was not known yet.
@@ -316,7 +352,7 @@ impl RxStreams {
             match receiving {
                 Receiving::Lane(lane) => lane.release(pool),
                 Receiving::Bulk(bulk) => bulk.release(pool),
-                Receiving::Preface { .. } => {}
+                Receiving::Preface { .. } | Receiving::Discard => {}
             }
         }
         self.ready.clear();
@@ -354,8 +390,25 @@ fn read_preface(
     }
 }
 
-/// Asks the peer to stop sending on a stream.
-pub(crate) fn stop(quic: &mut Quic, stream: u64, code: u64) {
+/// Drops what has come on a refused stream.
+fn discard(stream: u64, quic: &mut Quic) -> Step {
+    loop {
+        match quic.stream_discard(stream, usize::MAX) {
+            Ok((_, true)) => return Step::Over(None),
+            Ok((0, false)) | Err(quiche::Error::Done) => return Step::Nothing,
+            Ok(_) => {}
+            Err(_) => return Step::Over(None),
+        }
+    }
+}
+
+/// Asks the peer to stop sending on a stream; false when that was done [`STOPS_MAX`] times.
+fn stop(quic: &mut Quic, stream: u64, code: u64, stops: &mut u32) -> bool {
+    if *stops == STOPS_MAX {
+        return false;
+    }
+    *stops += 1;
     // The only error is that the stream is gone already.
     let _ = quic.stream_shutdown(stream, quiche::Shutdown::Read, code);
+    true
 }

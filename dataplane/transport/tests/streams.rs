@@ -513,3 +513,41 @@ fn datagrams_are_bounded_counted_and_delivered() {
         (8, 1, 1)
     );
 }
+
+#[test]
+fn refused_streams_do_not_use_up_the_peers_credit() {
+    let mut pair = Pair::new(v4(), |_| {});
+    let (to_server, to_client) = (pair.to_server, pair.to_client);
+    let part = message(1, 100_000).slice(..2_000);
+    // More than a peer may have open at a time (256): every one has to be let go of.
+    for n in 0..300 {
+        let mut opened = None;
+        pair.drive("credit for one more stream", |client, _| {
+            opened = client.endpoint.open_bulk(to_server, CLASS).ok();
+            opened.is_some()
+        });
+        let bulk = opened.expect("just seen");
+        pair.client
+            .endpoint
+            .send_bulk(to_server, bulk, part.clone(), false)
+            .expect("send");
+        let mut refused = None;
+        pair.drive("its first bytes", |_, server| {
+            refused = refused.or_else(|| {
+                server.take(|event| match event {
+                    Event::Bulk { bulk, .. } => Some(*bulk),
+                    _ => None,
+                })
+            });
+            refused.is_some()
+        });
+        let stream = refused.expect("just seen").stream_id();
+        pair.server
+            .endpoint
+            .reset_rx(to_client, stream, StreamCode::Overloaded.number());
+        if n >= 64 {
+            // It is not told to stop any more: it ends by itself.
+            pair.client.endpoint.reset_bulk(to_server, bulk, 0x100);
+        }
+    }
+}

@@ -26,6 +26,8 @@ impl Core {
             bulk_message_max: self.config.bulk_message_max,
             slabs_max: self.config.slabs_per_peer_max,
             control_message_max: self.config.control_message_max,
+            stops: 0,
+            discard: false,
         };
         Some((connection, context))
     }
