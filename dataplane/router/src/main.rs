@@ -13,6 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
+/// quiche allocates for every packet received and every stream's bytes; what that costs stands in ARCHITECTURE.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const EXAMPLE: &str = r#"A small router.toml:
 
   name = "edge-1"
