@@ -72,7 +72,8 @@
 //!
 //! [`Flow::send_receipted`] and [`Flow::request`] send the same message, with the same flow and sequence, until its
 //! receiver has confirmed it, a notice says that this is pointless, or the flow's timeout is over; the caller always learns
-//! which. The receiver remembers the last 1,024 sequences of each flow and delivers each once. So a receipted message is
+//! which. Hops repair what the network loses, so a resend is for what a full queue or a dead router took: while receipts of a
+//! flow come in nothing of it is sent again but what they have passed by. The receiver remembers the last 1,024 sequences of each flow and delivers each once. So a receipted message is
 //! delivered **exactly once while the receiving instance lives**, and at least once across its failover.
 //!
 //! **Reattaching.** The receiver knows a message by its sender's instance label. When the client loses its router and attaches

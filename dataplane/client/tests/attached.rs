@@ -252,6 +252,34 @@ async fn long_messages_go_in_bulk_and_keep_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_on_the_lanes_of_a_class_leaves_bulk_messages_their_share() {
+    const BACKLOG: u64 = 4_000;
+    let (_ca, stub, asker, servers) = fabric(1, |_| {}).await;
+    stub.rules().drop_data_every = Some(1);
+    let lanes: Vec<Flow> = (0..16)
+        .map(|_| asker.flow(to_class(), FlowOptions::default()))
+        .collect();
+    for n in 0..BACKLOG as usize {
+        lanes[n % 16].send(vec![0; 16_000]).await.unwrap();
+    }
+    let behind = BACKLOG - stub.seen().data;
+    let bulk = asker.flow(to_class(), FlowOptions::default());
+    bulk.send(vec![0; 1 << 20]).await.unwrap();
+    within(30, "everything", async {
+        while stub.seen().data < BACKLOG + 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    // 1 MiB beside four lanes that always have more: it takes turns with them.
+    let passed = BACKLOG + 1 - stub.seen().bulk_came_as[0];
+    eprintln!("of {behind} messages before it, it came before {passed}");
+    assert!(behind > 500, "no backlog: {behind}");
+    assert!(passed > behind / 3, "came before {passed} of {behind}");
+    drop(servers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bulk_stream_that_the_router_stops_ends_as_its_code_says() {
     let (_ca, stub, asker, _servers) = fabric(1, |_| {}).await;
     stub.rules().stop_bulk = Some(caplane_wire::StreamCode::PolicyDenied);

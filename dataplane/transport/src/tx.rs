@@ -33,7 +33,7 @@ struct Sending {
 pub(crate) struct TxStreams {
     streams: HashMap<u64, Sending>,
     next: u64,
-    /// Streams with a remainder, most urgent class first.
+    /// Streams with a remainder, most urgent class first; of one class, who waits longest first.
     blocked: Vec<(u8, u64)>,
     /// The owner was told that no more streams are allowed.
     wants_streams: bool,
@@ -143,7 +143,7 @@ impl TxStreams {
             Push::Done => {}
             Push::Blocked => {
                 self.blocked.push((sending.urgency, stream));
-                self.blocked.sort_unstable();
+                self.blocked.sort_by_key(|&(urgency, _)| urgency);
             }
             Push::Finished => {
                 self.streams.remove(&stream);

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use caplane_wire::LabelKind;
 
-use super::outstanding::Outstanding;
+use super::outstanding::{Outstanding, Phase};
 use super::queues::{Queue, Queues, Waiting};
-use super::rtt::{ResendBounds, Rtt};
+use super::receipts::{Due, LaneStates, Place, Receipts, Turn};
+use super::rtt::ResendBounds;
 use super::window::SendWindow;
-use super::{Address, Message, Mode};
+use super::{Address, Message, Mode, Now};
 use crate::address::Destination;
 use crate::options::{Carrier, FlowOptions};
 
@@ -27,7 +28,10 @@ pub(crate) struct FlowState<T> {
     pub(crate) pin: Option<Address>,
     /// Policy allows the class and not its members by name: never pin again.
     pub(crate) pin_refused: bool,
-    pub(crate) rtt: Rtt,
+    /// What receipts tell of messages on the flow's lane, or of its datagrams.
+    pub(crate) receipts: Receipts,
+    /// The same of its bulk messages: they take longer.
+    pub(crate) bulk_receipts: Receipts,
     /// The earliest entry of this flow in the messenger's timers.
     pub(crate) armed: Option<Duration>,
     /// Loose messages in queues.
@@ -47,7 +51,8 @@ impl<T> FlowState<T> {
             bulk: None,
             pin: None,
             pin_refused: false,
-            rtt: Rtt::default(),
+            receipts: Receipts::default(),
+            bulk_receipts: Receipts::default(),
             armed: None,
             loose: 0,
             open: true,
@@ -154,16 +159,82 @@ impl<T> FlowState<T> {
         Some(settled)
     }
 
-    /// When something of this flow is due next.
-    pub(crate) fn next_look(&self, bounds: &ResendBounds) -> Option<Duration> {
-        let pace = self.rtt.pace(bounds);
-        let looks = self.window.iter().map(|out| out.look_at(pace));
+    /// The receipts of one kind of carrier.
+    pub(crate) fn receipts_of(&mut self, queue: Queue) -> &mut Receipts {
+        match queue {
+            Queue::Bulk => &mut self.bulk_receipts,
+            Queue::Lane(_) | Queue::Datagram => &mut self.receipts,
+        }
+    }
+
+    /// Looks at everything unsettled: names what is due to `found`, and answers when to look again.
+    pub(crate) fn look(
+        &self,
+        now: Now,
+        lanes: &LaneStates,
+        bounds: &ResendBounds,
+        found: &mut Found,
+    ) -> Option<Duration> {
         let pending = self.pending.iter().chain(&self.pending_bulk);
-        looks
-            .min()
-            .into_iter()
-            .chain(pending.map(|message| message.deadline))
-            .min()
+        let mut next = pending.map(|message| message.deadline).min();
+        let ordered = self.options.affinity && self.options.carrier == Carrier::Stream;
+        let mut place = if ordered { Place::Oldest } else { Place::Loose };
+        for (sequence, out) in self.window.iter() {
+            let mut again = out.message.deadline;
+            let due = self.due(now, out, place, lanes, bounds);
+            if place == Place::Oldest && out.is_under_way() && out.queue != Queue::Bulk {
+                place = Place::Behind;
+            }
+            let resend = due.filter(|due| due.at <= now.mono);
+            if out.message.deadline <= now.mono || (resend.is_some() && out.paces_only()) {
+                found.expired.push(sequence);
+                continue;
+            }
+            match (resend, due) {
+                (Some(due), _) => found.resend.push((sequence, due.timeout)),
+                (None, Some(due)) => again = again.min(due.at),
+                (None, None) => {}
+            }
+            next = Some(next.map_or(again, |next| next.min(again)));
+        }
+        next
+    }
+
+    /// When a message is due to be sent again.
+    fn due(
+        &self,
+        now: Now,
+        out: &Outstanding<T>,
+        place: Place,
+        lanes: &LaneStates,
+        bounds: &ResendBounds,
+    ) -> Option<Due> {
+        let Phase::Sent { at } = out.phase else {
+            return None;
+        };
+        let mut turn = Turn {
+            order: out.order,
+            attempts: out.attempts,
+            at: lanes.left(out.queue, at, now.mono),
+            place,
+            patience: out.patience,
+        };
+        if out.queue == Queue::Bulk {
+            turn.place = Place::Oldest; // there is one at a time
+            return self.bulk_receipts.due(&turn, &bounds.for_bulk());
+        }
+        self.receipts.due(&turn, bounds)
+    }
+
+    /// When to look because a receipt has passed the oldest message by.
+    pub(crate) fn passed_by(&self, bounds: &ResendBounds) -> Option<Duration> {
+        let oldest = self.window.iter().next().map(|(_, out)| out)?;
+        match oldest.phase {
+            Phase::Sent { at } if self.receipts.passed(oldest.order) => {
+                Some(at + self.receipts.wait(oldest.attempts, bounds))
+            }
+            _ => None,
+        }
     }
 
     /// Whether nothing is left that would need this flow remembered.
@@ -182,4 +253,13 @@ impl<T> FlowState<T> {
             || !self.pending.is_empty()
             || !self.pending_bulk.is_empty()
     }
+}
+
+/// What a look at a flow found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Their time is over.
+    pub(crate) expired: Vec<u32>,
+    /// To be sent again; whether the timer of its carrier fired with it.
+    pub(crate) resend: Vec<(u32, bool)>,
 }

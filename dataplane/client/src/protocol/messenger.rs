@@ -7,11 +7,12 @@ use std::time::Duration;
 use caplane_wire::{Flags, TrafficClass};
 
 use super::dedup::Dedup;
-use super::flow::FlowState;
+use super::flow::{FlowState, Found};
 use super::outstanding::{Outstanding, Phase};
 use super::queues::{Queue, Queues, Waiting};
 use super::random::Jitter;
-use super::rtt::ResendBounds;
+use super::receipts::LaneStates;
+use super::rtt::{ResendBounds, Rtt};
 use super::timers::Timers;
 use super::{
     Address, CarriedBy, Effect, Message, Mode, Now, Receipt, Received, ReplyKey, Settled,
@@ -108,8 +109,12 @@ pub(crate) struct Messenger<T> {
     pub(super) limits: Limits,
     pub(super) counters: Counters,
     pub(super) jitter: Jitter,
+    /// How soon replies are receipted, whoever asked.
+    pub(super) reply_rtt: Rtt,
+    /// What the transport has taken.
+    pub(super) lane_states: LaneStates,
     /// Scratch of a look at one flow.
-    pub(super) expired: Vec<u32>,
+    pub(super) found: Found,
 }
 
 impl<T> Messenger<T> {
@@ -121,6 +126,8 @@ impl<T> Messenger<T> {
             me_before: None,
             flows: HashMap::default(),
             replies: HashMap::new(),
+            lane_states: LaneStates::default(),
+            reply_rtt: Rtt::default(),
             queues: Queues::new(limits.lanes_per_class),
             timers: Timers::default(),
             effects: Vec::new(),
@@ -129,7 +136,7 @@ impl<T> Messenger<T> {
             limits,
             counters: Counters::default(),
             jitter,
-            expired: Vec::new(),
+            found: Found::default(),
         }
     }
 
@@ -139,6 +146,12 @@ impl<T> Messenger<T> {
             self.me_before = self.last_me.replace(me.address);
         }
         self.me = Some(me);
+        self.lane_states = LaneStates::default();
+    }
+
+    /// Whether the transport has taken all that was handed to a lane, as seen after handing over what it took now.
+    pub(crate) fn lane_is_clear(&mut self, now: Now, lane: usize, clear: bool) {
+        self.lane_states.tell(lane, now.mono, clear);
     }
 
     /// The links up to attachment number `epoch` are gone: what was sent on them and is not settled goes first on the next.
@@ -154,6 +167,8 @@ impl<T> Messenger<T> {
         } = self;
         for flow in flows.values_mut() {
             let id = flow.id;
+            flow.receipts.another_way();
+            flow.bulk_receipts.another_way();
             for (sequence, out) in flow.window.iter_mut().rev() {
                 // What is sent once only goes again when it was cut short: nobody can have it then.
                 let cut_short = matches!(out.phase, Phase::Writing);
@@ -383,7 +398,7 @@ impl<T> Messenger<T> {
     /// Whether something sent on the link of this attachment is not settled.
     pub(crate) fn is_out_on(&self, epoch: u32) -> bool {
         let mut flows = self.flows.values();
-        flows.any(|flow| flow.window.iter().any(|out| out.waits_on(epoch)))
+        flows.any(|flow| flow.window.iter().any(|(_, out)| out.waits_on(epoch)))
             || self.replies.values().any(|out| out.waits_on(epoch))
     }
 

@@ -9,6 +9,7 @@ mod messenger;
 mod outstanding;
 mod queues;
 mod random;
+mod receipts;
 mod receive;
 mod rtt;
 mod timers;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use caplane_wire::{NoticeCode, TrafficClass};
 
 use super::queues::Queue;
-use super::rtt::{Pace, Rtt};
+use super::rtt::{ResendBounds, Rtt};
 use super::{Address, Message, Mode, Now};
 use crate::error::SendError;
 
@@ -30,6 +30,9 @@ pub(crate) struct Outstanding<T> {
     pub(crate) class: TrafficClass,
     pub(crate) phase: Phase,
     pub(crate) attempts: u32,
+    /// The first and the last attempt's place among all hand-overs of the flow's carrier.
+    pub(crate) first_order: u64,
+    pub(crate) order: u64,
     /// Number of the attachment that the last attempt went by.
     pub(crate) epoch: u32,
     /// Lengthens the wait for the receipt, 1 to 1.125 and random, so that resends do not come in step.
@@ -37,17 +40,6 @@ pub(crate) struct Outstanding<T> {
     /// What the last attempt asked for.
     pub(crate) sent_to: Option<Address>,
     pub(crate) last_notice: Option<NoticeCode>,
-}
-
-/// What a look at an outstanding message found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// Nothing to do yet.
-    Later,
-    /// Send it again now.
-    Resend,
-    /// Its time is over.
-    Expired,
 }
 
 impl<T> Outstanding<T> {
@@ -58,6 +50,8 @@ impl<T> Outstanding<T> {
             class,
             phase: Phase::Queued,
             attempts: 0,
+            first_order: 0,
+            order: 0,
             epoch: 0,
             patience: 1.0,
             sent_to: None,
@@ -71,32 +65,37 @@ impl<T> Outstanding<T> {
         self.message.mode == Mode::Forget
     }
 
-    /// When the resend timer fires, or the message's time is over. It is reckoned anew at each look from what is known of
-    /// the round trip by then: while a queue on the way grows, receipts tell so, and nothing is sent twice for it.
-    pub(crate) fn look_at(&self, pace: Pace<'_>) -> Duration {
-        let deadline = self.message.deadline;
-        match self.phase {
-            Phase::Sent { at } => {
-                let wait = pace.resend_after(self.attempts).mul_f64(self.patience);
-                deadline.min(at + wait)
-            }
-            Phase::Queued | Phase::Writing | Phase::Receipted => deadline,
-        }
+    /// Whether a copy is on its way, or was and another is to follow.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.attempts > 0 && self.phase != Phase::Receipted
     }
 
-    pub(crate) fn look(&self, now: Now, pace: Pace<'_>) -> Look {
-        let at = self.look_at(pace);
-        if at > now.mono {
-            Look::Later
-        } else if self.message.deadline <= now.mono || self.paces_only() {
-            Look::Expired
-        } else {
-            Look::Resend
+    /// When a reply is to be looked at. Replies go to many askers, so each has its own timer: never early, and later once
+    /// receipts are known to take longer.
+    pub(crate) fn reply_due(&self, rtt: &Rtt, bounds: &ResendBounds) -> Duration {
+        let bounds = ResendBounds {
+            least: bounds.initial,
+            ..*bounds
+        };
+        let bounds = match self.queue {
+            Queue::Bulk => bounds.for_bulk(),
+            Queue::Lane(_) | Queue::Datagram => bounds,
+        };
+        match self.phase {
+            Phase::Sent { at } => {
+                let wait = rtt.wait(self.attempts - 1, &bounds).mul_f64(self.patience);
+                self.message.deadline.min(at + wait)
+            }
+            Phase::Queued | Phase::Writing | Phase::Receipted => self.message.deadline,
         }
     }
 
     /// It is handed to the transport; of a bulk message, its first bytes are.
-    pub(crate) fn leave(&mut self, now: Now, epoch: u32, to: Address, patience: f64) {
+    pub(crate) fn leave(&mut self, now: Now, order: u64, epoch: u32, to: Address, patience: f64) {
+        if self.attempts == 0 {
+            self.first_order = order;
+        }
+        self.order = order;
         self.attempts += 1;
         self.epoch = epoch;
         self.sent_to = Some(to);
@@ -132,15 +131,6 @@ impl<T> Outstanding<T> {
             Phase::Queued | Phase::Writing | Phase::Receipted => {
                 now.mono.saturating_sub(self.message.submitted)
             }
-        }
-    }
-
-    /// Teaches the round trip, when it is known which attempt was receipted (Karn).
-    pub(crate) fn sample(&self, now: Now, rtt: &mut Rtt) {
-        if self.attempts == 1
-            && let Phase::Sent { at } = self.phase
-        {
-            rtt.sample(now.mono.saturating_sub(at));
         }
     }
 

@@ -9,7 +9,7 @@ use caplane_wire::{
 use super::dedup::{FlowKey, Seen};
 use super::messenger::Messenger;
 use super::outstanding::{Outstanding, Phase};
-use super::queues::Waiting;
+use super::queues::{Queue, Waiting};
 use super::{Address, CarriedBy, Effect, Mode, Now, Receipt, Received, ReplyKey, Settled, Tag};
 use crate::error::SendError;
 use crate::event::ClientEvent;
@@ -155,7 +155,9 @@ impl<T> Messenger<T> {
         let Some(out) = flow.settle(sequence) else {
             return false;
         };
-        out.sample(now, &mut flow.rtt);
+        if out.phase != Phase::Receipted {
+            flow.receipts_of(out.queue).came(now.mono, &out);
+        }
         flow.pin_to(source);
         flow.admit(&mut self.queues);
         self.release(out.message.charge);
@@ -189,7 +191,11 @@ impl<T> Messenger<T> {
                 sequence,
             };
             return match self.replies.remove(&key) {
-                Some(out) => self.settle_receipt(now, id, sequence, source, out),
+                Some(out) => {
+                    // The first copy at the latest: a wait that is too long does less harm than one too short.
+                    self.reply_rtt.sample(out.round_trip(now));
+                    self.settle_receipt(now, id, sequence, source, out);
+                }
                 None => self.counters.unmatched += 1,
             };
         };
@@ -201,7 +207,13 @@ impl<T> Messenger<T> {
             self.counters.unmatched += 1;
             return;
         };
-        out.sample(now, &mut flow.rtt);
+        let receipts = match out.queue {
+            Queue::Bulk => &mut flow.bulk_receipts,
+            Queue::Lane(_) | Queue::Datagram => &mut flow.receipts,
+        };
+        if out.phase != Phase::Receipted {
+            receipts.came(now.mono, out);
+        }
         if out.message.mode == Mode::Request {
             self.released += out.receipted();
             flow.pin_to(source);
@@ -214,6 +226,9 @@ impl<T> Messenger<T> {
         flow.pin_to(source);
         let settled = flow.settle(sequence);
         flow.admit(&mut self.queues);
+        if let Some(at) = flow.passed_by(&self.limits.resend) {
+            self.arm_flow(id, at);
+        }
         if let Some(out) = settled {
             self.settle_receipt(now, id, sequence, source, out);
         }
@@ -360,6 +375,8 @@ impl<T> Messenger<T> {
         let was_pinned = flow.pin == Some(from);
         if was_pinned {
             flow.pin = None;
+            flow.receipts.another_way();
+            flow.bulk_receipts.another_way();
         }
         for (sequence, out) in flow.window.iter_mut().rev() {
             let lost = noticed == Some(sequence) || (was_pinned && out.sent_to == Some(from));

@@ -1,5 +1,5 @@
-//! When to send a message again: the estimator of RFC 6298 over the time from hand-over to receipt, at least twice the round
-//! trip (WF-82). Knows nothing of what is sent. Times include the receiver's queue, as they must: the receipt comes after delivery.
+//! The estimator of RFC 6298 over the time from hand-over to receipt, and the wait that follows from it. Knows nothing of what
+//! is sent. Times include the receiver's queue, as they must: the receipt comes after delivery.
 
 use std::time::Duration;
 
@@ -32,8 +32,19 @@ impl Default for ResendBounds {
     }
 }
 
+impl ResendBounds {
+    /// Bounds for messages that take long to pass, because they are: there is no hurry to send one again.
+    pub(crate) fn for_bulk(&self) -> Self {
+        Self {
+            initial: self.initial * 3,
+            least: self.least * 5 / 2,
+            most: self.most,
+        }
+    }
+}
+
 impl Rtt {
-    /// One message sent exactly once was receipted after `sample` (Karn: resent ones say nothing).
+    /// One message was receipted after `sample`.
     pub(crate) fn sample(&mut self, sample: Duration) {
         match self.smoothed {
             None => {
@@ -48,34 +59,16 @@ impl Rtt {
         }
     }
 
-    /// These round trips within these bounds.
-    pub(crate) fn pace<'a>(&'a self, bounds: &'a ResendBounds) -> Pace<'a> {
-        Pace { rtt: self, bounds }
-    }
-
-    /// Time to wait for a receipt after the `attempts`-th sending (from 1).
-    fn resend_after(&self, attempts: u32, bounds: &ResendBounds) -> Duration {
+    /// Time to wait for a receipt: the smoothed round trip and four times its variation, at least two round trips
+    /// (WF-82), doubled for each of `timeouts` in a row.
+    pub(crate) fn wait(&self, timeouts: u32, bounds: &ResendBounds) -> Duration {
         let base = match self.smoothed {
             None => bounds.initial,
             Some(smoothed) => (smoothed + self.variation * 4).max(smoothed * 2),
         };
         base.max(bounds.least)
-            .saturating_mul(1_u32 << attempts.saturating_sub(1).min(16))
+            .saturating_mul(1_u32 << timeouts.min(16))
             .min(bounds.most)
-    }
-}
-
-/// How fast one flow is answered, as far as is known.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace<'a> {
-    rtt: &'a Rtt,
-    bounds: &'a ResendBounds,
-}
-
-impl Pace<'_> {
-    /// Time to wait for a receipt after the `attempts`-th sending (from 1).
-    pub(crate) fn resend_after(self, attempts: u32) -> Duration {
-        self.rtt.resend_after(attempts, self.bounds)
     }
 }
 
@@ -87,17 +80,17 @@ mod tests {
     fn settles_on_a_steady_round_trip_and_backs_off() {
         let bounds = ResendBounds::default();
         let mut rtt = Rtt::default();
-        assert_eq!(rtt.resend_after(1, &bounds), bounds.initial);
+        assert_eq!(rtt.wait(0, &bounds), bounds.initial);
         for _ in 0..200 {
             rtt.sample(Duration::from_millis(400));
         }
-        let once = rtt.resend_after(1, &bounds);
+        let once = rtt.wait(0, &bounds);
         assert!(
             once >= Duration::from_millis(790) && once < Duration::from_millis(810),
             "{once:?}"
         );
-        assert_eq!(rtt.resend_after(2, &bounds), once * 2);
-        assert_eq!(rtt.resend_after(40, &bounds), bounds.most);
+        assert_eq!(rtt.wait(1, &bounds), once * 2);
+        assert_eq!(rtt.wait(39, &bounds), bounds.most);
     }
 
     #[test]
@@ -105,6 +98,6 @@ mod tests {
         let bounds = ResendBounds::default();
         let mut rtt = Rtt::default();
         rtt.sample(Duration::from_micros(50));
-        assert_eq!(rtt.resend_after(1, &bounds), bounds.least);
+        assert_eq!(rtt.wait(0, &bounds), bounds.least);
     }
 }

@@ -295,8 +295,91 @@ fn a_silent_instance_is_let_go_after_three_resends() {
         bench.after(Duration::from_millis(100));
         targets.extend(bench.sent().into_iter().map(|h| h.requested_label));
     }
-    assert_eq!(&targets[..9], [other(4); 9], "three resends of each");
-    assert_eq!(targets[9], class().label);
+    assert_eq!(&targets[..3], [other(4); 3], "three resends of the oldest");
+    assert_eq!(&targets[3..6], [class().label; 3], "then all go elsewhere");
+}
+
+#[test]
+fn what_waits_behind_the_oldest_is_not_sent_again_with_it() {
+    let mut bench = Bench::to_class();
+    for _ in 0..100 {
+        bench.submit(Mode::Receipt, 10);
+    }
+    let sent = bench.sent();
+    // A queue on the way holds them: four seconds of silence.
+    let mut again = Vec::new();
+    for _ in 0..40 {
+        bench.after(Duration::from_millis(100));
+        again.extend(bench.sent());
+    }
+    assert_eq!(again, [sent[0], sent[0]], "the oldest after 1 s and 3 s");
+    // Then receipts trickle in, one each 0.9 s, and while they do nothing is sent again.
+    for message in &sent[..50] {
+        bench.receipt_from(message, other(4));
+        for _ in 0..9 {
+            bench.after(Duration::from_millis(100));
+            let again = bench.sent();
+            assert!(again.is_empty(), "{again:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_later_receipt_passed_by_is_sent_again() {
+    let mut bench = Bench::to_class();
+    for _ in 0..10 {
+        bench.submit(Mode::Receipt, 10);
+    }
+    let sent = bench.sent();
+    bench.after(Duration::from_millis(20));
+    for message in [0, 1, 2, 5, 6, 7, 8, 9] {
+        bench.receipt_from(&sent[message], other(4));
+    }
+    bench.after(Duration::from_millis(100));
+    assert!(bench.sent().is_empty(), "it may have taken another way");
+    bench.after(Duration::from_millis(130));
+    let again: Vec<u32> = bench.sent().iter().map(|h| h.sequence).collect();
+    assert_eq!(again, [3, 4]);
+}
+
+#[test]
+fn when_the_copy_of_the_oldest_alone_is_receipted_all_are_sent_again() {
+    let mut bench = Bench::new(class(), FlowOptions::default());
+    for _ in 0..10 {
+        bench.submit(Mode::Receipt, 10);
+    }
+    bench.sent();
+    bench.after(Duration::from_millis(1_200));
+    let again = bench.sent();
+    assert_eq!(again.len(), 1);
+    bench.after(Duration::from_millis(20));
+    bench.receipt_from(&again[0], other(4));
+    bench.after(Duration::from_millis(1_900));
+    assert!(bench.sent().is_empty(), "they may only be late");
+    bench.after(Duration::from_millis(200));
+    let again: Vec<u32> = bench.sent().iter().map(|h| h.sequence).collect();
+    assert_eq!(again, (1..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn nothing_is_sent_again_while_its_lane_holds_it() {
+    let mut bench = Bench::to_class();
+    bench.submit(Mode::Receipt, 10);
+    let lane = (0..bench.messenger.lane_count())
+        .find(|lane| bench.messenger.has(Queue::Lane(*lane)))
+        .unwrap();
+    let sent = bench.sent();
+    bench.messenger.lane_is_clear(bench.now, lane, false);
+    for _ in 0..50 {
+        bench.after(Duration::from_millis(100));
+        bench.messenger.lane_is_clear(bench.now, lane, false);
+        assert!(bench.sent().is_empty());
+    }
+    bench.messenger.lane_is_clear(bench.now, lane, true);
+    bench.after(Duration::from_millis(900));
+    assert!(bench.sent().is_empty(), "its time begins now");
+    bench.after(Duration::from_millis(1_400));
+    assert_eq!(bench.sent(), sent);
 }
 
 #[test]
@@ -443,6 +526,8 @@ fn one_bulk_message_of_a_flow_at_a_time() {
     assert_eq!(lengths, [10, 70_000]);
     assert!(sent[1].flags.contains(Flags::RECEIPT), "it paces the next");
     bench.after(Duration::from_millis(1_200));
+    assert!(bench.sent().is_empty(), "a long message may take longer");
+    bench.after(Duration::from_millis(2_400));
     let next = bench.sent();
     assert_eq!(next.len(), 1, "given up, not sent again");
     assert_eq!(next[0].sequence, 2);

@@ -6,9 +6,8 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use super::messenger::Messenger;
-use super::outstanding::{Look, Outstanding, Phase};
+use super::outstanding::{Outstanding, Phase};
 use super::queues::{Queue, Waiting};
-use super::rtt::Rtt;
 use super::{Message, Now, ReplyKey, Tag};
 
 /// Unanswered resends after which a flow lets go of the instance it is pinned to (WF-88).
@@ -67,20 +66,22 @@ impl<T> Messenger<T> {
             return; // overtaken
         }
         flow.armed = None;
+        let bounds = &self.limits.resend;
+        let next = flow.look(now, &self.lane_states, bounds, &mut self.found);
         let mut silent = None;
-        let pace = flow.rtt.pace(&self.limits.resend);
-        for (sequence, out) in flow.window.iter_mut() {
-            match out.look(now, pace) {
-                Look::Later => {}
-                Look::Expired => self.expired.push(sequence),
-                Look::Resend => {
-                    if out.attempts > SILENT_RESENDS {
-                        silent = out.sent_to;
-                    }
-                    out.phase = Phase::Queued;
-                    self.queues
-                        .push(out.queue, Waiting::Flow { flow: id, sequence });
-                }
+        for (sequence, timeout) in self.found.resend.drain(..) {
+            let Some(out) = flow.window.get_mut(sequence) else {
+                continue;
+            };
+            if out.attempts > SILENT_RESENDS {
+                silent = out.sent_to;
+            }
+            out.phase = Phase::Queued;
+            let queue = out.queue;
+            self.queues
+                .push(queue, Waiting::Flow { flow: id, sequence });
+            if timeout {
+                flow.receipts_of(queue).timed_out();
             }
         }
         if let Some(pinned) = silent.filter(|silent| flow.pin == Some(*silent)) {
@@ -90,15 +91,15 @@ impl<T> Messenger<T> {
         self.expire_pending(now, id);
         if let Some(flow) = self.flows.get_mut(&id) {
             flow.admit(&mut self.queues);
-            if let Some(next) = flow.next_look(&self.limits.resend) {
-                self.arm_flow(id, next);
-            }
+        }
+        if let Some(next) = next {
+            self.arm_flow(id, next);
         }
         self.forget_if_over(id);
     }
 
     fn expire_window(&mut self, now: Now, id: u64) {
-        let mut expired = std::mem::take(&mut self.expired);
+        let mut expired = std::mem::take(&mut self.found.expired);
         for sequence in expired.drain(..) {
             let Some(out) = self
                 .flows
@@ -114,7 +115,7 @@ impl<T> Messenger<T> {
                 self.fail(out.message, id, Some(sequence), error);
             }
         }
-        self.expired = expired;
+        self.found.expired = expired;
     }
 
     /// Messages that never got a number: the window was full, or nothing was attached, for all of their time.
@@ -146,18 +147,16 @@ impl<T> Messenger<T> {
         let Some(out) = self.replies.get_mut(&key) else {
             return;
         };
-        let unknown = Rtt::default();
-        match out.look(now, unknown.pace(&self.limits.resend)) {
-            // Its moment is in the heap: one was pushed for the deadline and one for each attempt.
-            Look::Later => {}
-            Look::Resend => {
-                out.phase = Phase::Queued;
-                self.queues.push(out.queue, Waiting::Reply(key));
-            }
-            Look::Expired => {
-                let error = out.expiry(now);
-                self.give_up(Tag::Reply(key), error);
-            }
+        if out.message.deadline <= now.mono {
+            let error = out.expiry(now);
+            self.give_up(Tag::Reply(key), error);
+        } else if out.reply_due(&self.reply_rtt, &self.limits.resend) <= now.mono {
+            out.phase = Phase::Queued;
+            self.queues.push(out.queue, Waiting::Reply(key));
+        } else if let Phase::Sent { .. } = out.phase {
+            // Receipts have turned out to take longer since this was set.
+            let look_at = out.reply_due(&self.reply_rtt, &self.limits.resend);
+            self.arm_reply(key, look_at);
         }
     }
 }

@@ -8,7 +8,6 @@ use caplane_wire::{
 use super::messenger::{Me, Messenger};
 use super::outstanding::Phase;
 use super::queues::{Queue, Waiting};
-use super::rtt::Rtt;
 use super::{Address, DEADLINE_LEN, Head, Message, Now, Outgoing, ReplyKey, Tag};
 use crate::error::SendError;
 
@@ -50,8 +49,12 @@ impl<T> Messenger<T> {
             return None; // settled by another copy's receipt, or the timer ends it
         }
         let patience = 1.0 + self.jitter.fraction() / 8.0;
-        out.leave(now, me.epoch, target, patience);
-        let look_at = out.look_at(flow.rtt.pace(&self.limits.resend));
+        let receipts = match out.queue {
+            Queue::Bulk => &mut flow.bulk_receipts,
+            Queue::Lane(_) | Queue::Datagram => &mut flow.receipts,
+        };
+        out.leave(now, receipts.leave(), me.epoch, target, patience);
+        let look_at = now.mono + receipts.wait(1, &self.limits.resend).mul_f64(patience);
         self.counters.resent += u64::from(out.attempts > 1);
         let envelope = Envelope {
             to: target,
@@ -71,8 +74,8 @@ impl<T> Messenger<T> {
             return None;
         }
         let patience = 1.0 + self.jitter.fraction() / 8.0;
-        out.leave(now, me.epoch, key.to, patience);
-        let look_at = out.look_at(Rtt::default().pace(&self.limits.resend));
+        out.leave(now, 0, me.epoch, key.to, patience);
+        let look_at = out.reply_due(&self.reply_rtt, &self.limits.resend);
         self.counters.resent += u64::from(out.attempts > 1);
         let flags = Flags::AFFINITY | Flags::RECEIPT;
         let outgoing = Envelope::reply(key, out.class, flags).seal(me, &out.message);
@@ -127,8 +130,8 @@ impl<T> Messenger<T> {
                     return;
                 };
                 if out.written(now) {
-                    let look_at = out.look_at(flow.rtt.pace(&self.limits.resend));
-                    self.arm_flow(id, look_at);
+                    let wait = flow.bulk_receipts.wait(1, &self.limits.resend);
+                    self.arm_flow(id, now.mono + wait);
                 }
             }
             Tag::Reply(key) => {
@@ -136,7 +139,7 @@ impl<T> Messenger<T> {
                     return;
                 };
                 if out.written(now) {
-                    let look_at = out.look_at(Rtt::default().pace(&self.limits.resend));
+                    let look_at = out.reply_due(&self.reply_rtt, &self.limits.resend);
                     self.arm_reply(key, look_at);
                 }
             }

@@ -73,8 +73,12 @@ impl<E> SendWindow<E> {
     }
 
     /// Unsettled entries, oldest first, to look at.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &E> {
-        self.places.iter().flatten()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &E)> {
+        let places = self.places.iter().enumerate();
+        places.filter_map(|(i, place)| {
+            let entry = place.as_ref()?;
+            Some((self.base.wrapping_add(i as u32), entry))
+        })
     }
 
     /// Unsettled entries, oldest first.

@@ -70,6 +70,9 @@ impl Writer {
         // The most urgent class first: the lanes share what the connection may send.
         for lane in (0..self.lanes.len()).rev() {
             self.pump_lane(now, lane, messenger, endpoint);
+            let open = self.lanes[lane].as_ref();
+            let clear = open.is_none_or(|open| endpoint.lane_ready(self.peer, open.stream));
+            messenger.lane_is_clear(now, lane, clear);
         }
         self.pump_datagrams(now, messenger, endpoint);
         self.pump_bulk(now, messenger, endpoint);
@@ -213,14 +216,15 @@ impl Writer {
 }
 
 impl Bulk {
-    /// Hands over what is taken now; false when all of it is.
+    /// Hands over what is taken now; false when all of it is. The end goes by itself, once QUIC has taken what is before it:
+    /// until then the message has not left.
     fn advance(&mut self, peer: PeerId, endpoint: &mut Endpoint) -> bool {
         while endpoint.bulk_ready(peer, self.stream) {
-            let (next, fin) = if self.head.is_empty() {
-                let chunk = self.payload.split_to(self.payload.len().min(BULK_CHUNK));
-                (chunk, self.payload.is_empty())
+            let fin = self.head.is_empty() && self.payload.is_empty();
+            let next = if self.head.is_empty() {
+                self.payload.split_to(self.payload.len().min(BULK_CHUNK))
             } else {
-                (std::mem::take(&mut self.head), self.payload.is_empty())
+                std::mem::take(&mut self.head)
             };
             match endpoint.send_bulk(peer, self.stream, next, fin) {
                 Ok(()) if fin => return false,

@@ -106,6 +106,8 @@ pub struct Seen {
     pub data: u64,
     pub receipts: u64,
     pub bulk: u64,
+    /// For each bulk message, how many messages of all kinds had come with it.
+    pub bulk_came_as: Vec<u64>,
     pub datagrams: u64,
     pub notices: u64,
     pub hellos: Vec<String>,
@@ -469,7 +471,10 @@ impl Router {
         let count = *count;
         match by {
             By::Lane => {}
-            By::Bulk => seen.bulk += 1,
+            By::Bulk => {
+                seen.bulk += 1;
+                seen.bulk_came_as.push(count);
+            }
             By::Datagram => seen.datagrams += 1,
         }
         if kind == Kind::Data {
