@@ -21,7 +21,7 @@ SECONDS := 60
 
 say = printf '\n==> %s\n'
 
-.PHONY: help deps build run test check bench fuzz tidy cargo-deny
+.PHONY: help deps build run test check bench bars fuzz tidy cargo-deny
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,10 @@ cargo-deny:
 bench: build ## Measure: CPU time of the router per message
 	@$(say) "measuring (about 2 minutes; close other programs)"
 	"$(BIN)/caplane-load" figures $(ARGS)
+
+bars: build ## Measure the router against its bars (ARGS="--row naive" for one)
+	@$(say) "measuring against the bars (some minutes; close other programs)"
+	"$(BIN)/caplane-load" bars $(ARGS)
 
 fuzz: deps ## Run each fuzz target for SECONDS=60
 	@$(say) "fuzzing, $(SECONDS) seconds a target"

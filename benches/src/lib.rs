@@ -4,6 +4,8 @@
 //! It refuses to know how a router works inside: it sees packets, messages
 //! and `/proc`.
 
+pub mod bars;
+pub mod ceiling;
 pub mod impair;
 pub mod load;
 pub mod rig;

@@ -19,6 +19,13 @@ enum Command {
     Run(Box<cli::run::Arguments>),
     /// Measure what a message costs a router: the table of the README.
     Figures(cli::figures::Arguments),
+    /// Measure what a message must cost on this machine, whoever forwards it.
+    Ceiling(cli::ceiling::Arguments),
+    /// Measure the router against its bars.
+    Bars(cli::bars::Arguments),
+    /// Be the naive hop, for `ceiling` and `bars`.
+    #[command(hide = true)]
+    NaiveHop(cli::ceiling::HopArguments),
     /// Relay UDP between clients and one target, and impair it on the way.
     Impair(Box<cli::impair::Arguments>),
 }
@@ -33,6 +40,9 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(arguments) => cli::run::run(*arguments),
         Command::Figures(arguments) => cli::figures::run(arguments),
+        Command::Ceiling(arguments) => cli::ceiling::run(&arguments),
+        Command::Bars(arguments) => cli::bars::run(&arguments),
+        Command::NaiveHop(arguments) => cli::ceiling::hop(arguments),
         Command::Impair(arguments) => cli::impair::run(&arguments),
     };
     match done {

@@ -5,7 +5,7 @@
 //! Senders attach to the first router, receivers to the last. Everything lies
 //! in a temporary folder and ends with the rig.
 
-use crate::load::{Plan, ProcessWatch, Target, serves};
+use crate::load::{Approach, Plan, ProcessWatch, Target, serves};
 use crate::stub_controller::{StubConfig, StubController, StubError, Table};
 use caplane::fabric::{Binaries, FabricError, Metrics};
 use caplane::pki::{self, Authority, Issued, Overwrite, PkiError, Request, Role};
@@ -175,6 +175,7 @@ impl Rig {
                 .map(|issued| self.credentials(issued))
                 .collect::<Result<_, _>>()?,
             watch: ProcessWatch::new(self.members.iter().map(|m| m.process.id()).collect()),
+            approach: Approach::Attach,
         })
     }
 

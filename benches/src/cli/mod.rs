@@ -1,5 +1,7 @@
 //! The subcommands: arguments in, text or JSON out.
 
+pub mod bars;
+pub mod ceiling;
 pub mod figures;
 pub mod impair;
 pub mod run;

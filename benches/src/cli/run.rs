@@ -1,7 +1,9 @@
 //! `caplane-load run`: one measurement.
 
 use anyhow::{Context, bail};
-use caplane_load::load::{self, Carrier, Plan, ProcessWatch, Rate, Report, Target, Verdict};
+use caplane_load::load::{
+    self, Approach, Carrier, Plan, ProcessWatch, Rate, Report, Target, Verdict,
+};
 use caplane_load::rig::Rig;
 use caplane_transport::{Credentials, TrustBundle};
 use caplane_wire::{CongestionAction, Label, TrafficClass};
@@ -209,6 +211,7 @@ impl ExternalArguments {
             sender: Credentials::from_files(chain, key, trust)?,
             receivers,
             watch: ProcessWatch::new(self.router_pid.clone()),
+            approach: Approach::Attach,
         })
     }
 }

@@ -155,7 +155,7 @@ const SECOND_LEVEL: usize = 1_000;
 pub(super) const CLASSES_MAX: usize = 1_023 * SECOND_LEVEL;
 
 /// So many distinct class labels of two levels: `class:1.1`, `class:1.2`, ...
-pub(super) fn class_labels(count: usize) -> Vec<Label> {
+pub fn class_labels(count: usize) -> Vec<Label> {
     (0..count.min(CLASSES_MAX))
         .map(|n| {
             let (first, second) = (n / SECOND_LEVEL + 1, n % SECOND_LEVEL + 1);

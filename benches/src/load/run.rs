@@ -36,6 +36,33 @@ pub struct Target {
     pub receivers: Vec<Credentials>,
     /// Processes whose CPU time counts.
     pub watch: ProcessWatch,
+    /// How connections begin.
+    pub approach: Approach,
+}
+
+/// How a connection to the target begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approach {
+    /// As an instance: Hello, Welcome, and the label that comes with it.
+    Attach,
+    /// With nothing but the connection: the naive hop knows no control stream.
+    Plain,
+}
+
+impl Target {
+    fn seat(
+        &self,
+        router: SocketAddr,
+        credentials: &Credentials,
+        name: &str,
+        plan: &Plan,
+    ) -> Result<Seat, AttachError> {
+        let (credentials, payload) = (credentials.clone(), plan.udp_payload_max);
+        match self.approach {
+            Approach::Attach => Seat::attach(router, credentials, name, payload),
+            Approach::Plain => Seat::direct(router, credentials, payload),
+        }
+    }
 }
 
 /// Why there is no report.
@@ -95,22 +122,12 @@ pub fn run(plan: &Plan, target: &Target, tell: &mut dyn FnMut(&str)) -> Result<R
     let mut threads = Threads::new(plan);
     for (n, credentials) in (0..plan.receivers).zip(target.receivers.iter().cycle()) {
         let name = format!("receiver-{n}");
-        let seat = Seat::attach(
-            target.egress,
-            credentials.clone(),
-            &name,
-            plan.udp_payload_max,
-        )?;
+        let seat = target.seat(target.egress, credentials, &name, plan)?;
         threads.receive(plan, n, seat.endpoint)?;
     }
     for n in 0..plan.senders {
         let name = format!("sender-{n}");
-        let seat = Seat::attach(
-            target.ingress,
-            target.sender.clone(),
-            &name,
-            plan.udp_payload_max,
-        )?;
+        let seat = target.seat(target.ingress, &target.sender, &name, plan)?;
         threads.send(plan, n, seat)?;
     }
     threads.measure(plan, &target.name, &target.watch, tell)

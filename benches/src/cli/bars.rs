@@ -1,0 +1,114 @@
+//! `caplane-load bars`: the product against its bars.
+
+use caplane_load::bars::{Bar, Settings, naive};
+use caplane_load::load::Machine;
+use clap::ValueEnum;
+use serde_json::json;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Each row prints its figure as median [lowest..highest], its bar, and whether the median meets it.
+///
+/// One cell of the comparison with the naive hop, quickly:
+/// `caplane-load bars --row naive --size 1024 --packet 1350 --seconds 3 --repeat 3`.
+///
+/// Exit code: 0 all bars met, 1 an error, 6 a bar is not met.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only this row; may be repeated.
+    #[arg(long, value_enum)]
+    row: Vec<Row>,
+    /// Payload bytes (row naive); may be repeated.
+    #[arg(long, default_values_t = naive::SIZES)]
+    size: Vec<usize>,
+    /// Largest UDP payload (row naive); may be repeated.
+    #[arg(long, default_values_t = naive::PACKETS)]
+    packet: Vec<usize>,
+    /// Seconds measured in each run.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Runs of each cell.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    repeat: u8,
+    /// Labels and flows.
+    #[arg(long, default_value_t = 10_000)]
+    labels: usize,
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Row {
+    /// Messages per core-second against the naive hop.
+    Naive,
+}
+
+/// A bar is not met.
+const EXIT_NOT_MET: u8 = 6;
+
+/// Measures and prints.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let rows = if arguments.row.is_empty() {
+        Row::value_variants().to_vec()
+    } else {
+        arguments.row.clone()
+    };
+    let mut all: Vec<Bar> = Vec::new();
+    for row in rows {
+        let bars = measure(row, arguments)?;
+        if !arguments.json {
+            for bar in &bars {
+                println!("{bar}");
+            }
+        }
+        all.extend(bars);
+    }
+    let machine = Machine::read();
+    if arguments.json {
+        let bars: Vec<_> = all
+            .iter()
+            .map(|bar| json!({"bar": bar, "met": bar.met()}))
+            .collect();
+        println!(
+            "{}",
+            json!({"schema": "caplane-load.bars.1", "machine": machine, "bars": bars})
+        );
+    } else {
+        println!(
+            "on {} ({} CPUs, co-located), Linux {}, commit {}: loopback, {} labels and flows, mutual TLS, AES-128-GCM, {} runs of {} s",
+            machine.cpu,
+            machine.cpus,
+            machine.kernel,
+            machine.commit,
+            arguments.labels,
+            arguments.repeat,
+            arguments.seconds,
+        );
+    }
+    Ok(if all.iter().all(Bar::met) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_NOT_MET)
+    })
+}
+
+fn measure(row: Row, arguments: &Arguments) -> anyhow::Result<Vec<Bar>> {
+    let duration = Duration::from_secs_f64(arguments.seconds.clamp(0.1, 3_600.0));
+    let settings = Settings {
+        duration,
+        warm_up: duration.min(Duration::from_secs(1)),
+        repeat: arguments.repeat.into(),
+        labels: arguments.labels,
+    };
+    let mut tell = |line: &str| eprintln!("caplane-load: {line}");
+    match row {
+        Row::Naive => Ok(naive::measure(
+            &settings,
+            &arguments.packet,
+            &arguments.size,
+            &mut tell,
+        )?),
+    }
+}
