@@ -18,6 +18,10 @@ pub struct Counters {
     pub delivered: u64,
     /// Messages handed to the transport and taken back (see `Forwarder::returned`).
     pub returned: u64,
+    /// Messages handed to another worker of this router, which owns the peer they go to.
+    pub handed_over: u64,
+    /// Messages taken from other workers.
+    pub taken_over: u64,
     /// Dropped messages by reason, indexed by `DropReason as usize`.
     pub dropped: [u64; DropReason::COUNT],
     /// Extra copies made of group messages: a message with n destinations counts n - 1.
@@ -56,6 +60,8 @@ impl Default for Counters {
             forwarded_bytes: 0,
             delivered: 0,
             returned: 0,
+            handed_over: 0,
+            taken_over: 0,
             dropped: [0; DropReason::COUNT],
             replicated: 0,
             notices: 0,
@@ -85,11 +91,15 @@ impl Counters {
     }
 
     /// Messages that came in or were made here, less those that left, were dropped or wait. Zero
-    /// at every moment between two calls: the conservation rule.
+    /// at every moment between two calls: the conservation rule. Of several workers added up: what
+    /// is on its way between them.
     pub fn imbalance(&self) -> i128 {
-        let entered =
-            i128::from(self.received) + i128::from(self.replicated) + i128::from(self.notices);
-        let left = i128::from(self.forwarded) - i128::from(self.returned);
+        let entered = i128::from(self.received)
+            + i128::from(self.replicated)
+            + i128::from(self.notices)
+            + i128::from(self.taken_over);
+        let left =
+            i128::from(self.forwarded) - i128::from(self.returned) + i128::from(self.handed_over);
         entered
             - left
             - i128::from(self.dropped_total())
@@ -105,6 +115,8 @@ impl Counters {
         self.forwarded_bytes += other.forwarded_bytes;
         self.delivered += other.delivered;
         self.returned += other.returned;
+        self.handed_over += other.handed_over;
+        self.taken_over += other.taken_over;
         for (mine, theirs) in self.dropped.iter_mut().zip(other.dropped) {
             *mine += theirs;
         }

@@ -7,7 +7,7 @@ use caplane_wire::{HEADER_LEN, Label, LabelKind, Messages};
 
 use super::notice::NoticeBucket;
 use super::peers::{Instance, Peer, PeerIdx, Role};
-use super::{Forwarder, PeerError, PeerKey, PeerRole};
+use super::{Forwarder, PeerError, PeerKey, PeerRole, Pressure};
 use crate::{DropReason, Fib, Now};
 
 impl Forwarder {
@@ -130,6 +130,11 @@ impl Forwarder {
                 true
             }
         };
+        if gone.egress.pressed != 0 {
+            // The slot may be another's soon.
+            let classes = 0;
+            self.pressure.push_back(Pressure { peer, classes });
+        }
         let runs = gone.egress.drain(&mut self.ledger, &mut self.woken);
         let mut messages = 0;
         for run in runs {

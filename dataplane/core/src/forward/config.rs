@@ -5,7 +5,8 @@ use core::time::Duration;
 /// Capacities of one worker's forwarder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwarderConfig {
-    /// Number of the worker this forwarder runs on; peers of other workers are reached by rings (later).
+    /// Number of the worker this forwarder runs on; peers of other workers are reached by
+    /// `Forwarder::hand_over`.
     pub worker: u8,
     /// Largest charge of one egress queue (peer x traffic class), bytes.
     ///

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use caplane_wire::{LANE_MESSAGE_MAX, TrafficClass, message_len};
 
-use super::{Carrier, Outgoing, Unblocked};
+use super::{Carrier, Unblocked};
 use crate::mix::MixMap;
 
 /// What a slice costs beyond its bytes once it pins no slab: its place in the queue.
@@ -293,6 +293,8 @@ pub(super) struct Egress {
     waiting: u16,
     /// Class whose turn it is.
     turn: u8,
+    /// Bit per class whose queue other workers were told to leave alone for now.
+    pub pressed: u16,
     /// In the forwarder's list of dirty peers.
     pub listed: bool,
 }
@@ -360,7 +362,7 @@ impl Egress {
         ledger: &mut Ledger,
         woken: &mut VecDeque<Unblocked>,
         mut ready: impl FnMut(TrafficClass, u32) -> bool,
-    ) -> Option<Outgoing> {
+    ) -> Option<(TrafficClass, Run)> {
         let mut ask = |queues: &[Option<Box<Queue>>], at: usize| {
             let lane = queues[at].as_ref().map_or(0, |queue| queue.next_lane());
             ready(TrafficClass::from_index(at), lane)
@@ -382,13 +384,7 @@ impl Egress {
         if !queue.waiters.is_empty() && queue.charge < wake_below.max(1) {
             woken.extend(queue.waiters.drain(..));
         }
-        Some(Outgoing {
-            class: TrafficClass::from_index(at),
-            lane_hint: run.lane,
-            carrier: run.carrier,
-            data: run.data,
-            messages: run.messages,
-        })
+        Some((TrafficClass::from_index(at), run))
     }
 
     /// Deficit round robin: a class sends while its deficit is above zero and may overdraw it by one
@@ -434,6 +430,7 @@ impl Egress {
             woken.extend(queue.waiters.drain(..));
         }
         self.waiting = 0;
+        self.pressed = 0;
         runs
     }
 }

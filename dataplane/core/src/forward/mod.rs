@@ -11,6 +11,7 @@ mod attach;
 mod config;
 mod decide;
 mod egress;
+mod handover;
 mod lanes;
 mod local;
 mod members;
@@ -23,6 +24,7 @@ mod send;
 mod tests;
 
 pub use config::ForwarderConfig;
+pub use handover::{Handover, Pressure};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -198,6 +200,8 @@ pub struct Forwarder {
     dirty: VecDeque<PeerKey>,
     /// Lanes that may be read again.
     woken: VecDeque<Unblocked>,
+    /// What other workers are to be told of queues here.
+    pressure: VecDeque<Pressure>,
     fanout: Fanout,
     counters: Counters,
 }
@@ -214,6 +218,7 @@ impl Forwarder {
             ledger: Ledger::default(),
             dirty: VecDeque::new(),
             woken: VecDeque::new(),
+            pressure: VecDeque::new(),
             fanout: Fanout::default(),
             counters: Counters::default(),
         }

@@ -130,6 +130,8 @@ impl Forwarder {
         let len = head.len() + body.len();
         let peer = self.peers.get(to);
         let datagram = origin.carrier == Carrier::Datagram;
+        // Between the pieces of a copy nothing may come in, which rings do not promise.
+        let elsewhere = peer.key.worker != self.config.worker;
         let reason = if datagram && len > peer.datagram_max {
             Some(DropReason::TooLarge)
         } else if !self.has_room(now, to, class, origin.slab) {
@@ -149,7 +151,7 @@ impl Forwarder {
         } = origin;
         let (data, messages) = if head.is_empty() {
             (body, 1)
-        } else if datagram || body.is_empty() {
+        } else if datagram || body.is_empty() || elsewhere {
             let mut whole = BytesMut::with_capacity(len);
             whole.extend_from_slice(head);
             whole.extend_from_slice(&body);

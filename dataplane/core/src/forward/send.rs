@@ -11,8 +11,8 @@ use crate::{DropReason, Now};
 
 impl Forwarder {
     /// The next peer with something to send that is not waiting for [`Forwarder::mark_dirty`]. Call
-    /// until `None` once a tick. Peers of other workers are named too: what is queued for them goes
-    /// into their worker's ring.
+    /// until `None` once a tick. Peers of other workers are named too: what is queued for them is for
+    /// [`Forwarder::hand_over`].
     pub fn dirty(&mut self) -> Option<PeerKey> {
         loop {
             let key = self.dirty.pop_front()?;
@@ -57,31 +57,70 @@ impl Forwarder {
         ready: impl FnMut(TrafficClass, u32) -> bool,
     ) -> Option<Outgoing> {
         let at = self.peers.find(peer)?;
-        let wake_below = self.config.queue_bytes_max / 4;
-        let peer = self.peers.get_mut(at);
-        let (ledger, woken) = (&mut self.ledger, &mut self.woken);
-        let outgoing = peer
-            .egress
-            .next(max_bytes, wake_below, ledger, woken, ready)?;
-        let (messages, bytes) = (u64::from(outgoing.messages), outgoing.data.len() as u64);
-        self.counters.queued -= messages;
-        self.counters.queued_bytes -= bytes;
+        let (class, run) = self.next_run(at, max_bytes, ready)?;
+        let (messages, bytes) = (u64::from(run.messages), run.data.len() as u64);
         self.counters.forwarded += messages;
         self.counters.forwarded_bytes += bytes;
+        let peer = self.peers.get(at);
         if peer.instance().is_some() {
             self.counters.delivered += messages;
         }
+        if peer.egress.pressed != 0 {
+            self.ease(at, class);
+        }
+        Some(Outgoing {
+            class,
+            lane_hint: run.lane,
+            carrier: run.carrier,
+            data: run.data,
+            messages: run.messages,
+        })
+    }
+
+    /// Takes the next run out of a peer's queues.
+    #[inline]
+    pub(super) fn next_run(
+        &mut self,
+        at: PeerIdx,
+        max_bytes: usize,
+        ready: impl FnMut(TrafficClass, u32) -> bool,
+    ) -> Option<(TrafficClass, Run)> {
+        let wake_below = self.wake_below();
+        let peer = self.peers.get_mut(at);
+        let (ledger, woken) = (&mut self.ledger, &mut self.woken);
+        let (class, run) = peer
+            .egress
+            .next(max_bytes, wake_below, ledger, woken, ready)?;
+        self.counters.queued -= u64::from(run.messages);
+        self.counters.queued_bytes -= run.data.len() as u64;
         self.counters.charged_bytes = self.ledger.total() as u64;
-        Some(outgoing)
+        Some((class, run))
+    }
+
+    /// A queue charged for less than this wakes whoever waited for room in it.
+    pub(super) fn wake_below(&self) -> usize {
+        self.config.queue_bytes_max / 4
     }
 
     /// The transport could not take what `dequeue` gave: dropped under `reason`, noticed.
     pub fn returned(&mut self, now: Now, to: PeerKey, outgoing: Outgoing, reason: DropReason) {
-        let messages = u64::from(outgoing.messages);
-        self.counters.returned += messages;
-        self.counters.dropped[reason as usize] += messages;
-        // The peer may be gone by now: then its notice rate is that of a fresh one.
+        self.counters.returned += u64::from(outgoing.messages);
         let at = self.peers.find(to);
+        self.lose(now, at, reason, &outgoing.data, outgoing.messages);
+    }
+
+    /// Drops a slice on its way out: counted, and noticed at the rate of the peer it was for.
+    #[cold]
+    pub(super) fn lose(
+        &mut self,
+        now: Now,
+        at: Option<PeerIdx>,
+        reason: DropReason,
+        data: &[u8],
+        messages: u32,
+    ) {
+        self.counters.dropped[reason as usize] += u64::from(messages);
+        // The peer may be gone by now: then its notice rate is that of a fresh one.
         let (mut bucket, many) = match at {
             Some(at) => {
                 let peer = self.peers.get_mut(at);
@@ -90,14 +129,7 @@ impl Forwarder {
             }
             None => Default::default(),
         };
-        self.notify_all(
-            now,
-            &mut bucket,
-            many,
-            reason,
-            &outgoing.data,
-            outgoing.messages,
-        );
+        self.notify_all(now, &mut bucket, many, reason, data, messages);
         if let Some(at) = at {
             self.peers.get_mut(at).notices = bucket;
         }

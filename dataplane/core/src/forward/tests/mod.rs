@@ -2,6 +2,7 @@
 
 mod bed;
 mod groups;
+mod handover;
 mod ingress;
 mod properties;
 mod queues;
