@@ -7,11 +7,11 @@ use quiche::{ConnectionId, Header, RetryConnectionIds, Type};
 
 use crate::cid::{self, CID_LEN};
 use crate::config::EndpointConfig;
-use crate::connection::Connection;
+use crate::connection::{Connection, Ends};
 use crate::dispatch::Core;
 use crate::error::{EndpointError, RefuseReason};
 use crate::event::PeerId;
-use crate::io;
+use crate::io::{self, Port};
 
 /// Answers to first packets that may wait for the next flush; beyond, strangers get none.
 const REPLIES_MAX: usize = 64;
@@ -26,8 +26,10 @@ impl Core {
         header: &Header<'_>,
         datagram: usize,
         from: SocketAddr,
+        port: Port,
     ) -> Option<u32> {
-        if !self.config.accept || datagram < INITIAL_DATAGRAM_MIN {
+        let welcome = self.config.accept && port == Port::Listening;
+        if !welcome || datagram < INITIAL_DATAGRAM_MIN {
             self.counters.packets_unknown += 1;
             return None;
         }
@@ -84,7 +86,7 @@ impl Core {
         original: Option<&ConnectionId<'static>>,
     ) -> Option<u32> {
         let scid = cid::new_cid(self.config.worker);
-        let local = self.local();
+        let local = self.listening();
         self.fit_to_route(from, false);
         let token = self.resets.token(&scid);
         self.accepting.set_stateless_reset_token(Some(token));
@@ -109,7 +111,12 @@ impl Core {
             }
         };
         let id = self.table.next_id();
-        let mut connection = Connection::new(id, quic, from, None, false, &self.config, self.now());
+        let ends = Ends {
+            port: Port::Listening,
+            local,
+            remote: from,
+        };
+        let mut connection = Connection::new(id, quic, ends, None, false, &self.config, self.now());
         let first = header.dcid.clone().into_owned();
         self.cids.insert(&first, id.slot());
         self.cids.insert(&scid, id.slot());
@@ -131,7 +138,7 @@ impl Core {
         }
         let remote = self.reachable(remote)?;
         let scid = cid::new_cid(self.config.worker);
-        let local = self.local();
+        let (port, local) = self.dialling_from();
         self.fit_to_route(remote, true);
         let dialling = &mut self.dialling;
         let quic = match remote_worker {
@@ -146,8 +153,12 @@ impl Core {
         .map_err(|e| EndpointError::Quic(e.to_string()))?;
         let id = self.table.next_id();
         let expected = expected_uri.map(Arc::from);
-        let connection =
-            Connection::new(id, quic, remote, expected, true, &self.config, self.now());
+        let ends = Ends {
+            port,
+            local,
+            remote,
+        };
+        let connection = Connection::new(id, quic, ends, expected, true, &self.config, self.now());
         self.cids.insert(&scid, id.slot());
         self.table.insert(connection);
         self.note_dialled(id.slot());
@@ -156,7 +167,7 @@ impl Core {
 
     /// The address as our socket's family spells it.
     fn reachable(&self, remote: SocketAddr) -> Result<SocketAddr, EndpointError> {
-        match (self.local(), remote) {
+        match (self.listening(), remote) {
             (SocketAddr::V4(_), SocketAddr::V4(_)) | (SocketAddr::V6(_), SocketAddr::V6(_)) => {
                 Ok(remote)
             }

@@ -16,7 +16,7 @@ pub struct EndpointConfig {
     pub dual_stack: bool,
     /// Who we are and whom we trust.
     pub credentials: Credentials,
-    /// Which worker this is: byte 0 of every connection id we issue.
+    /// Which worker this is: byte 0 of every connection id we issue. `Endpoint::bind_group` sets it.
     pub worker: u8,
     /// Take connections from others. A pure client sets it false and drops unknown packets silently.
     pub accept: bool,
@@ -124,8 +124,10 @@ impl EndpointConfig {
 /// inside the window.
 const INITIAL_WINDOW_BYTES: usize = 160_000;
 
-/// Spare connection ids a peer may hold: one in use and two for a change of address.
-const CONNECTION_IDS: u64 = 3;
+/// Connection ids a peer may hold: one in use and seven for changes of address. quiche 0.30 keeps every address of a peer as a
+/// path with an id of its own and has no call to let go of one, so this is also the number of addresses in a connection's
+/// life; beyond, the peer's packets are dropped and it must connect anew. Each costs about 350 bytes.
+pub(crate) const CONNECTION_IDS: u64 = 8;
 
 /// Delay of acknowledgements that we announce, in milliseconds. We acknowledge every tick; the default of 25 ms would only
 /// lengthen the peer's probe timeout.

@@ -12,6 +12,7 @@ use crate::config::EndpointConfig;
 use crate::counters::Counters;
 use crate::error::RefuseReason;
 use crate::event::{CloseCause, Event, PeerId};
+use crate::io::Port;
 use crate::quic::Quic;
 use crate::rx::RxStreams;
 use crate::tls::{Handshakes, leaf_uri};
@@ -36,6 +37,14 @@ pub(crate) enum State {
     Closing,
 }
 
+/// The two ends of a connection as it begins.
+pub(crate) struct Ends {
+    /// Our port and its address, by which QUIC knows the path.
+    pub(crate) port: Port,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+}
+
 pub(crate) struct Connection {
     pub(crate) id: PeerId,
     pub(crate) quic: Quic,
@@ -43,6 +52,9 @@ pub(crate) struct Connection {
     pub(crate) dialled: bool,
     pub(crate) uri: String,
     pub(crate) address: SocketAddr,
+    /// Where its packets come in and leave, and the address of that, by which QUIC knows the path.
+    pub(crate) port: Port,
+    local: SocketAddr,
     pub(crate) rx: RxStreams,
     pub(crate) tx: TxStreams,
     /// Largest UDP payload that the path is known to carry, in bytes.
@@ -121,7 +133,7 @@ impl Connection {
     pub(crate) fn new(
         id: PeerId,
         quic: Quic,
-        address: SocketAddr,
+        ends: Ends,
         expected_uri: Option<Arc<str>>,
         dialled: bool,
         config: &EndpointConfig,
@@ -139,7 +151,9 @@ impl Connection {
             },
             dialled,
             uri: String::new(),
-            address,
+            address: ends.remote,
+            port: ends.port,
+            local: ends.local,
             rx: RxStreams::new(),
             tx: TxStreams::new(dialled),
             udp_payload,
@@ -181,7 +195,6 @@ impl Connection {
         &mut self,
         packet: &mut [u8],
         from: SocketAddr,
-        to: SocketAddr,
         now: Instant,
         handshakes: &Handshakes,
     ) -> Option<RefuseReason> {
@@ -189,6 +202,7 @@ impl Connection {
         self.unanswered = self.unanswered.saturating_add(1);
         self.owed_since = None;
         self.pinged = false;
+        let to = self.local;
         let info = quiche::RecvInfo { from, to };
         if !matches!(self.state, State::Handshaking { .. }) {
             // An error closes the connection inside QUIC; `settle` sees that.
@@ -207,15 +221,11 @@ impl Connection {
     }
 
     /// True when the packet is a stateless reset of this connection: it ends with the token that the peer gave us.
-    pub(crate) fn is_reset_by(
-        &mut self,
-        packet: &mut [u8],
-        from: SocketAddr,
-        to: SocketAddr,
-    ) -> bool {
+    pub(crate) fn is_reset_by(&mut self, packet: &mut [u8], from: SocketAddr) -> bool {
         if !self.is_up() {
             return false;
         }
+        let to = self.local;
         let _ = self.quic.recv(packet, quiche::RecvInfo { from, to });
         self.quic.is_closed()
     }

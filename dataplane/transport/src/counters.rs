@@ -25,8 +25,12 @@ pub struct Counters {
     pub sends_failed: u64,
     /// Received datagrams that belong to no connection or are not QUIC.
     pub packets_unknown: u64,
-    /// Received datagrams whose connection id names another worker.
+    /// Received datagrams whose connection id names another worker of the group, and that were handed to it.
     pub packets_missteered: u64,
+    /// Datagrams that other workers received and handed to this one; not in `packets_received`.
+    pub packets_taken_over: u64,
+    /// Received datagrams of another worker that were dropped because its ring was full.
+    pub packets_ring_full: u64,
     /// Version negotiation packets sent.
     pub versions_negotiated: u64,
     /// Retry packets sent.

@@ -1,4 +1,4 @@
-//! The endpoint: one UDP socket, all connections of one worker, one thread.
+//! The endpoint: the UDP sockets and all connections of one worker, one thread.
 //!
 //! This file is the surface. What happens below it: packets find their connection in `dispatch`, new ones are admitted in
 //! `accept`, connections live in `connection`, and packets leave through `train`.
@@ -16,8 +16,9 @@ use crate::counters::Counters;
 use crate::dispatch::Core;
 use crate::error::{DatagramRefused, EndpointError, SendError};
 use crate::event::{BulkRx, BulkTx, Event, LaneRx, LaneTx, PeerId};
-use crate::io::{Driver, MioDriver, Waker};
+use crate::io::{Driver, MioDriver, Port, Ports, Waker, bind_group};
 use crate::quic::DatagramBytes;
+use crate::steering::{Group, Steering};
 use crate::train::{Built, Trains};
 
 /// GRO batches read per tick, so that what was read is acted upon before more is read: 2 MB at most.
@@ -26,7 +27,7 @@ const BATCHES_PER_TICK: usize = 32;
 /// When every slab is in use, look again after this time.
 const STARVED_RETRY: Duration = Duration::from_millis(1);
 
-/// One UDP socket and every QUIC connection of one worker. `Send`, so it may be bound on one thread and run on another.
+/// The UDP sockets and every QUIC connection of one worker. `Send`, so it may be bound on one thread and run on another.
 pub struct Endpoint {
     driver: Box<dyn Driver>,
     core: Core,
@@ -42,23 +43,66 @@ impl Endpoint {
     /// When the address cannot be bound or the credentials or limits do not fit.
     pub fn bind(config: EndpointConfig) -> Result<Self, EndpointError> {
         config.check()?;
-        let driver = MioDriver::bind(&config).map_err(|source| EndpointError::Io {
-            operation: "bind",
-            address: config.listen,
-            source,
-        })?;
-        let core = Core::new(config, driver.local_addr())?;
+        let driver = Ports::alone(&config)
+            .and_then(MioDriver::new)
+            .map_err(bind_error(&config))?;
+        Self::new(config, driver, Steering::alone())
+    }
+
+    /// Binds one endpoint per worker to one port: endpoint i is worker i, and every packet goes to the worker that byte 0 of its
+    /// destination connection id names, modulo their number. So a connection stays with its worker when its peer's address
+    /// changes. Each endpoint dials from a port of its own; several in one process never share a peer's pair of ports.
+    ///
+    /// The port must be free: another process that holds it, or another group, is an error and is never joined. The endpoints
+    /// belong together; when one is dropped before the others, packets go astray. For one worker this is [`Endpoint::bind`].
+    ///
+    /// # Errors
+    /// When the address cannot be bound or the credentials or limits do not fit.
+    pub fn bind_group(config: EndpointConfig, workers: u8) -> Result<Vec<Self>, EndpointError> {
+        config.check()?;
+        match workers {
+            0 => return Err(EndpointError::Config("workers must be at least 1".into())),
+            1 => {
+                return Ok(vec![Self::bind(EndpointConfig {
+                    worker: 0,
+                    ..config
+                })?]);
+            }
+            _ => {}
+        }
+        let drivers = bind_group(&config, workers)
+            .and_then(|group| group.into_iter().map(MioDriver::new).collect())
+            .map_err(bind_error(&config));
+        let drivers: Vec<MioDriver> = drivers?;
+        let group = Group::new(drivers.iter().map(Driver::waker).collect());
+        (0..workers)
+            .zip(drivers)
+            .map(|(worker, driver)| {
+                let config = EndpointConfig {
+                    worker,
+                    ..config.clone()
+                };
+                Self::new(config, driver, Steering::member(group.clone(), worker))
+            })
+            .collect()
+    }
+
+    fn new(
+        config: EndpointConfig,
+        driver: MioDriver,
+        steering: Steering,
+    ) -> Result<Self, EndpointError> {
         Ok(Self {
+            core: Core::new(config, &driver, steering)?,
             driver: Box::new(driver),
-            core,
             trains: Trains::new(),
             flushing: Vec::new(),
         })
     }
 
-    /// The address the socket is bound to.
+    /// The address that peers dial.
     pub fn local_addr(&self) -> SocketAddr {
-        self.driver.local_addr()
+        self.driver.local_addr(Port::Listening)
     }
 
     /// Something that wakes [`Endpoint::wait`] from another thread.
@@ -101,7 +145,7 @@ impl Endpoint {
     /// When polling fails.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let socket_full = self.trains.waiting();
-        let timeout = if self.core.is_busy() && !socket_full {
+        let timeout = if self.core.is_busy() && socket_full.is_none() {
             Some(Duration::ZERO)
         } else {
             // Counted from the tick's clock read: reading it again would cost more than waking a little late.
@@ -127,6 +171,7 @@ impl Endpoint {
             };
             self.core.batch(batch);
         }
+        self.core.exchange();
         self.core.run_timers();
         self.core.settle();
         Ok(())
@@ -379,7 +424,7 @@ impl Endpoint {
         self.core.peers()
     }
 
-    /// Totals since `bind`.
+    /// Totals since the endpoint was bound.
     pub fn counters(&self) -> &Counters {
         &self.core.counters
     }
@@ -387,13 +432,28 @@ impl Endpoint {
     /// Puts another driver around or in place of the one there is.
     #[cfg(test)]
     pub(crate) fn replace_driver(&mut self, wrap: impl FnOnce(Box<dyn Driver>) -> Box<dyn Driver>) {
-        let nothing = MioDriver::bind(&self.core.config.rebound()).expect("bind");
+        let nothing = Ports::alone(&self.core.config.rebound()).and_then(MioDriver::new);
+        let nothing = nothing.expect("bind");
         let driver = std::mem::replace(&mut self.driver, Box::new(nothing));
         self.driver = wrap(driver);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn connection(&mut self, peer: PeerId) -> &mut Connection {
+        self.core.sending(peer).expect("a connected peer")
     }
 
     /// A connected peer about to be written to: its packets leave with the next flush.
     fn sending(&mut self, peer: PeerId) -> Result<&mut Connection, SendError> {
         self.core.sending(peer).ok_or(SendError::Gone)
+    }
+}
+
+fn bind_error(config: &EndpointConfig) -> impl FnOnce(io::Error) -> EndpointError + use<> {
+    let address = config.listen;
+    move |source| EndpointError::Io {
+        operation: "bind",
+        address,
+        source,
     }
 }

@@ -1,6 +1,6 @@
 //! Caplane's transport: authenticated QUIC connections over one UDP socket.
 //!
-//! An [`Endpoint`] owns one socket and every connection of one worker, runs on one thread and is driven by four calls:
+//! An [`Endpoint`] owns the sockets and every connection of one worker, runs on one thread and is driven by four calls:
 //! [`Endpoint::wait`], [`Endpoint::receive`], [`Endpoint::next_event`] and [`Endpoint::flush`]. It knows identities,
 //! streams, lanes and datagrams; it refuses to know labels, tenants, routes or what a message means. Of a message it reads
 //! the length only, and only when a slab is nearly full.
@@ -12,6 +12,7 @@
 //! | `connection`, `table`, `timers`, `cid` | one connection; where all are kept, when they are due, how they are named |
 //! | `rx`, `lanes`, `bulk`, `slab` | streams that peers send to us, read into pooled slabs |
 //! | `tx`, `train`, `quic` | streams that we send, packets in GSO trains, buffers that move |
+//! | `steering` | groups of endpoints, one per worker: whose packet is it, rings to the others |
 //! | `retry`, `reset` | tokens: address validation, stateless reset |
 //! | `tls` | identities, and every decision about a certificate |
 //! | `io` | the socket; the only `unsafe` of the workspace |
@@ -54,6 +55,7 @@ mod reset;
 mod retry;
 mod rx;
 mod slab;
+mod steering;
 mod table;
 mod timers;
 mod tls;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::io::{Batch, Driver, Sent, Waker};
+use crate::config::CONNECTION_IDS;
+use crate::io::{Batch, Driver, Port, Sent, Waker};
 use support::{Pair, message, v4};
 
 #[path = "../tests/support/mod.rs"]
@@ -19,15 +20,19 @@ struct Link {
 }
 
 impl Driver for Link {
-    fn local_addr(&self) -> SocketAddr {
-        self.inner.local_addr()
+    fn local_addr(&self, port: Port) -> SocketAddr {
+        self.inner.local_addr(port)
+    }
+
+    fn dialling_port(&self) -> Port {
+        self.inner.dialling_port()
     }
 
     fn waker(&self) -> Waker {
         self.inner.waker()
     }
 
-    fn wait(&mut self, timeout: Option<Duration>, writable: bool) -> io::Result<()> {
+    fn wait(&mut self, timeout: Option<Duration>, writable: Option<Port>) -> io::Result<()> {
         self.inner.wait(timeout, writable)
     }
 
@@ -35,11 +40,11 @@ impl Driver for Link {
         self.inner.receive()
     }
 
-    fn send(&mut self, to: SocketAddr, segment: usize, data: &[u8]) -> Sent {
+    fn send(&mut self, port: Port, to: SocketAddr, segment: usize, data: &[u8]) -> Sent {
         if segment.min(data.len()) > self.limit.load(Ordering::Relaxed) {
             return Sent::TooLarge;
         }
-        self.inner.send(to, segment, data)
+        self.inner.send(port, to, segment, data)
     }
 
     fn trains(&self) -> bool {
@@ -80,4 +85,23 @@ fn a_first_link_that_shrinks_is_followed_at_once() {
     let counters = pair.client.endpoint.counters();
     assert!(counters.sends_too_large > 0);
     assert_eq!(pair.client.endpoint.peers().count(), 1);
+}
+
+#[test]
+fn spare_connection_ids_are_supplied_and_replaced() {
+    let mut pair = Pair::new(v4(), |config| config.worker = 9);
+    let (to_client, to_server) = (pair.to_client, pair.to_server);
+    for round in 0..2 * CONNECTION_IDS {
+        pair.drive("all spare ids", |client, _| {
+            let connection = client.endpoint.connection(to_server);
+            connection.quic.available_dcids() == CONNECTION_IDS as usize - 1
+        });
+        let client = pair.client.endpoint.connection(to_server);
+        // The oldest spare one is used up.
+        client.quic.retire_dcid(round + 1).expect("an id to retire");
+        let server = pair.server.endpoint.connection(to_client);
+        let ids: Vec<Vec<u8>> = server.quic.source_ids().map(|id| id.to_vec()).collect();
+        assert_eq!(ids.len(), CONNECTION_IDS as usize);
+        assert!(ids.iter().all(|id| id[0] == 9), "the worker's byte");
+    }
 }

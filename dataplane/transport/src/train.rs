@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use crate::connection::Connection;
 use crate::counters::Counters;
-use crate::io::{Driver, Sent, TRAIN_BYTES_MAX, TRAIN_SEGMENTS_MAX};
+use crate::io::{Driver, Port, Sent, TRAIN_BYTES_MAX, TRAIN_SEGMENTS_MAX};
 
 /// Room offered to QUIC for every packet; it never writes more than 16,383 bytes.
 const PACKET_BYTES_MAX: usize = 16_384;
@@ -19,6 +19,7 @@ const TRAINS_PER_TURN: usize = 16;
 #[derive(Clone, Debug)]
 struct Train {
     slot: u32,
+    port: Port,
     to: SocketAddr,
     start: usize,
     end: usize,
@@ -62,9 +63,9 @@ impl Trains {
         }
     }
 
-    /// True when the socket is full and built packets wait.
-    pub(crate) fn waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// The port whose socket is full, when built packets wait for it.
+    pub(crate) fn waiting(&self) -> Option<Port> {
+        self.waiting.front().map(|train| train.port)
     }
 
     /// Connections whose path MTU fell, since the last call.
@@ -76,7 +77,7 @@ impl Trains {
     pub(crate) fn drain(&mut self, driver: &mut dyn Driver, counters: &mut Counters) -> bool {
         while let Some(train) = self.waiting.front() {
             let data = &self.buffer[train.start..train.end];
-            match driver.send(train.to, train.segment, data) {
+            match driver.send(train.port, train.to, train.segment, data) {
                 Sent::Done => {
                     counters.send_calls += 1;
                     counters.packets_sent += train.packets() as u64;
@@ -148,6 +149,7 @@ impl Trains {
                 }
                 grown = Some(Train {
                     slot: connection.id.slot(),
+                    port: connection.port,
                     to,
                     start,
                     end: start + length,
@@ -197,7 +199,7 @@ fn send_singly(train: &Train, data: &[u8], driver: &mut dyn Driver, counters: &m
         return;
     }
     for packet in data.chunks(train.segment) {
-        if let Sent::Done = driver.send(train.to, packet.len(), packet) {
+        if let Sent::Done = driver.send(train.port, train.to, packet.len(), packet) {
             counters.send_calls += 1;
             counters.packets_sent += 1;
             counters.bytes_sent += packet.len() as u64;

@@ -21,10 +21,11 @@ use crate::connection::{Connection, State};
 use crate::counters::Counters;
 use crate::error::{EndpointError, RefuseReason};
 use crate::event::{Event, LaneRx, PeerId};
-use crate::io::{Batch, Driver};
+use crate::io::{Batch, Driver, Port};
 use crate::reset::ResetTokens;
 use crate::retry::RetryTokens;
 use crate::slab::SlabPool;
+use crate::steering::Steering;
 use crate::table::ConnectionTable;
 use crate::timers::Timers;
 use crate::tls::{Handshakes, quic_config};
@@ -47,7 +48,9 @@ pub(crate) struct Core {
     /// Answers to strangers: version negotiation and Retry.
     pub(crate) replies: Vec<(SocketAddr, Vec<u8>)>,
     handshakes: Handshakes,
-    local: SocketAddr,
+    listening: SocketAddr,
+    dialling_from: (Port, SocketAddr),
+    steering: Steering,
     now: Instant,
     timers: Timers,
     events: VecDeque<Event>,
@@ -66,7 +69,12 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(config: EndpointConfig, local: SocketAddr) -> Result<Self, EndpointError> {
+    pub(crate) fn new(
+        config: EndpointConfig,
+        driver: &dyn Driver,
+        steering: Steering,
+    ) -> Result<Self, EndpointError> {
+        let port = driver.dialling_port();
         let handshakes = Handshakes::default();
         let now = Instant::now();
         Ok(Self {
@@ -80,7 +88,9 @@ impl Core {
             pending: 0,
             replies: Vec::new(),
             handshakes,
-            local,
+            listening: driver.local_addr(Port::Listening),
+            dialling_from: (port, driver.local_addr(port)),
+            steering,
             now,
             timers: Timers::default(),
             events: VecDeque::new(),
@@ -99,8 +109,14 @@ impl Core {
         self.now
     }
 
-    pub(crate) fn local(&self) -> SocketAddr {
-        self.local
+    /// The address of the port that all peers know.
+    pub(crate) fn listening(&self) -> SocketAddr {
+        self.listening
+    }
+
+    /// The port to dial from, and its address.
+    pub(crate) fn dialling_from(&self) -> (Port, SocketAddr) {
+        self.dialling_from
     }
 
     pub(crate) fn begin_tick(&mut self, now: Instant) {
@@ -113,6 +129,7 @@ impl Core {
             || !self.events.is_empty()
             || (!self.readers.is_empty() && !self.starved)
             || !self.replies.is_empty()
+            || self.steering.has_waiting()
     }
 
     pub(crate) fn is_starved(&self) -> bool {
@@ -164,14 +181,31 @@ impl Core {
 
     // ---- packets in ----
 
-    /// Hands every segment of a batch to its connection.
+    /// Takes a batch from the socket.
     pub(crate) fn batch(&mut self, batch: Batch<'_>) {
+        let (from, segment) = (batch.from, batch.segment);
         self.counters.receive_calls += 1;
         self.counters.bytes_received += batch.data.len() as u64;
+        self.counters.packets_received += batch.data.len().div_ceil(segment) as u64;
+        self.packets(batch);
+        self.steering.hand_over(from, segment, &mut self.counters);
+    }
+
+    /// Sends what other workers were gathered for, and takes over what they have for us.
+    pub(crate) fn exchange(&mut self) {
+        self.steering.wake();
+        let mut bundles = self.steering.bundles();
+        while bundles.next(|batch| {
+            self.counters.packets_taken_over += batch.data.len().div_ceil(batch.segment) as u64;
+            self.packets(batch);
+        }) {}
+    }
+
+    /// Hands every segment of a batch to its connection.
+    fn packets(&mut self, batch: Batch<'_>) {
         let mut last = None;
         for packet in batch.data.chunks_mut(batch.segment) {
-            self.counters.packets_received += 1;
-            let slot = self.packet(packet, batch.from);
+            let slot = self.packet(packet, batch.from, batch.port);
             if slot != last {
                 last.into_iter().for_each(|slot| self.take_datagrams(slot));
                 last = slot;
@@ -180,7 +214,7 @@ impl Core {
         last.into_iter().for_each(|slot| self.take_datagrams(slot));
     }
 
-    fn packet(&mut self, packet: &mut [u8], from: SocketAddr) -> Option<u32> {
+    fn packet(&mut self, packet: &mut [u8], from: SocketAddr, port: Port) -> Option<u32> {
         let slot = if packet[0] & 0x80 == 0 {
             let Some(cid) = short_cid(packet) else {
                 self.counters.packets_unknown += 1;
@@ -189,7 +223,7 @@ impl Core {
             match self.cids.find(cid) {
                 Some(slot) => slot,
                 None => {
-                    self.unknown(packet, from);
+                    self.unknown(packet, from, port);
                     return None;
                 }
             }
@@ -201,12 +235,15 @@ impl Core {
             };
             match self.cids.find_any(&header.dcid) {
                 Some(slot) => slot,
-                None => self.admit(&header, datagram, from)?,
+                // The system's rule stands at a fixed place, whatever the length of the id: a first packet and its
+                // repetition go to the same worker.
+                None if port == Port::Listening && self.steering.divert(packet) => return None,
+                None => self.admit(&header, datagram, from, port)?,
             }
         };
-        let (local, now) = (self.local, self.now);
+        let now = self.now;
         let connection = self.table.slot(slot)?;
-        let refused = connection.receive(packet, from, local, now, &self.handshakes);
+        let refused = connection.receive(packet, from, now, &self.handshakes);
         self.touch(slot);
         if let Some(reason) = refused {
             self.refuse(slot, reason);
@@ -215,29 +252,28 @@ impl Core {
     }
 
     /// A short-header packet that names no connection of ours: a reset from a peer that we dialled and that has forgotten us,
-    /// a packet of a connection that we have forgotten, or noise.
-    fn unknown(&mut self, packet: &mut [u8], from: SocketAddr) {
+    /// another worker's, a packet of a connection that we have forgotten, or noise.
+    fn unknown(&mut self, packet: &mut [u8], from: SocketAddr, port: Port) {
         let Some(cid) = short_cid(packet).copied() else {
             self.counters.packets_unknown += 1;
             return;
         };
         for at in 0..self.dialled.len() {
             let slot = self.dialled[at];
-            let local = self.local;
-            let Some(connection) = self.table.slot(slot).filter(|c| c.address == from) else {
+            let candidate = |c: &&mut Connection| c.address == from && c.port == port;
+            let Some(connection) = self.table.slot(slot).filter(candidate) else {
                 continue;
             };
-            if connection.is_reset_by(packet, from, local) {
+            if connection.is_reset_by(packet, from) {
                 self.touch(slot);
                 return;
             }
         }
-        if cid[0] != self.config.worker {
-            self.counters.packets_missteered += 1;
+        if port == Port::Listening && self.steering.divert(packet) {
             return;
         }
         self.counters.packets_unknown += 1;
-        if self.config.accept {
+        if self.config.accept && port == Port::Listening {
             let answer = self
                 .resets
                 .answer(&ConnectionId::from_ref(&cid), packet.len());
@@ -393,7 +429,7 @@ impl Core {
     /// Sends the answers to strangers; what the socket does not take is lost, and they ask again.
     pub(crate) fn send_replies(&mut self, driver: &mut dyn Driver) {
         for (to, packet) in self.replies.drain(..) {
-            let _ = driver.send(to, packet.len(), &packet);
+            let _ = driver.send(Port::Listening, to, packet.len(), &packet);
         }
     }
 }

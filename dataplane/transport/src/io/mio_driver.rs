@@ -6,41 +6,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 
 use super::udp::UdpSocket;
-use super::{Batch, Driver, Sent, Waker};
-use crate::config::EndpointConfig;
+use super::{Batch, Driver, Port, Ports, Sent, Waker};
 
-const SOCKET: Token = Token(0);
-const WAKER: Token = Token(1);
+const LISTENING: Token = Token(0);
+const DIALLING: Token = Token(1);
+const WAKER: Token = Token(2);
 
-pub(crate) struct MioDriver {
-    poll: Poll,
-    events: Events,
-    waker: Waker,
+/// A socket and what is known of it; polling is edge-triggered, so that is to be remembered.
+struct Watched {
     socket: UdpSocket,
     local: SocketAddr,
-    /// Polling is edge-triggered: remembered until a receive finds the socket empty.
+    /// Until a receive finds the socket empty.
     readable: bool,
-    /// Remembered until a send finds the socket full.
+    /// Until a send finds the socket full.
     writable: bool,
 }
 
-impl MioDriver {
-    pub(crate) fn bind(config: &EndpointConfig) -> io::Result<Self> {
-        let socket = UdpSocket::bind(config)?;
-        let poll = Poll::new()?;
-        poll.registry().register(
+impl Watched {
+    fn new(socket: UdpSocket, token: Token, registry: &Registry) -> io::Result<Self> {
+        registry.register(
             &mut SourceFd(&socket.raw_fd()),
-            SOCKET,
+            token,
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        let waker = Waker(Arc::new(mio::Waker::new(poll.registry(), WAKER)?));
         Ok(Self {
-            poll,
-            events: Events::with_capacity(8),
-            waker,
             local: socket.local_addr()?,
             socket,
             readable: true,
@@ -49,17 +41,74 @@ impl MioDriver {
     }
 }
 
+pub(crate) struct MioDriver {
+    poll: Poll,
+    events: Events,
+    waker: Waker,
+    listening: Watched,
+    dialling: Option<Watched>,
+    /// The port that was asked last is the one for dialling.
+    dialling_last: bool,
+}
+
+impl MioDriver {
+    pub(crate) fn new(ports: Ports) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        let watch = |socket, token| Watched::new(socket, token, registry);
+        let listening = watch(ports.listening, LISTENING)?;
+        let dialling = ports.dialling.map(|s| watch(s, DIALLING)).transpose()?;
+        let waker = Waker(Arc::new(mio::Waker::new(registry, WAKER)?));
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(8),
+            waker,
+            listening,
+            dialling,
+            dialling_last: false,
+        })
+    }
+
+    /// The ports in turn, so that neither starves the other.
+    fn next_port(&mut self) -> Port {
+        self.dialling_last = !self.dialling_last && self.dialling.is_some();
+        match self.dialling_last {
+            true => Port::Dialling,
+            false => Port::Listening,
+        }
+    }
+
+    fn watched(&mut self, port: Port) -> &mut Watched {
+        match (port, &mut self.dialling) {
+            (Port::Dialling, Some(dialling)) => dialling,
+            _ => &mut self.listening,
+        }
+    }
+}
+
 impl Driver for MioDriver {
-    fn local_addr(&self) -> SocketAddr {
-        self.local
+    fn local_addr(&self, port: Port) -> SocketAddr {
+        match (port, &self.dialling) {
+            (Port::Dialling, Some(dialling)) => dialling.local,
+            _ => self.listening.local,
+        }
+    }
+
+    fn dialling_port(&self) -> Port {
+        match self.dialling {
+            Some(_) => Port::Dialling,
+            None => Port::Listening,
+        }
     }
 
     fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    fn wait(&mut self, timeout: Option<Duration>, writable: bool) -> io::Result<()> {
-        let ready = self.readable || (writable && self.writable);
+    fn wait(&mut self, timeout: Option<Duration>, writable: Option<Port>) -> io::Result<()> {
+        let ready = self.listening.readable
+            || self.dialling.as_ref().is_some_and(|d| d.readable)
+            || writable.is_some_and(|port| self.watched(port).writable);
         let timeout = if ready { Some(Duration::ZERO) } else { timeout };
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
@@ -67,37 +116,43 @@ impl Driver for MioDriver {
             Err(e) => return Err(e),
         }
         for event in &self.events {
-            if event.token() == SOCKET {
-                self.readable |= event.is_readable();
-                self.writable |= event.is_writable();
-            }
+            let watched = match (event.token(), &mut self.dialling) {
+                (LISTENING, _) => &mut self.listening,
+                (DIALLING, Some(dialling)) => dialling,
+                _ => continue,
+            };
+            watched.readable |= event.is_readable();
+            watched.writable |= event.is_writable();
         }
         Ok(())
     }
 
     fn receive(&mut self) -> io::Result<Option<Batch<'_>>> {
-        if !self.readable {
-            return Ok(None);
-        }
-        match self.socket.receive() {
-            Ok(Some(batch)) => Ok(Some(batch)),
-            Ok(None) => {
-                self.readable = false;
-                Ok(None)
+        for _ in 0..2 {
+            let port = self.next_port();
+            let watched = self.watched(port);
+            if !watched.readable {
+                continue;
             }
-            Err(e) => Err(e),
+            let received = watched.socket.receive()?;
+            watched.readable = received.is_some();
+            if let Some(received) = received {
+                return Ok(Some(self.watched(port).socket.batch(port, &received)));
+            }
         }
+        Ok(None)
     }
 
-    fn send(&mut self, to: SocketAddr, segment: usize, data: &[u8]) -> Sent {
-        let sent = self.socket.send(to, segment, data);
+    fn send(&mut self, port: Port, to: SocketAddr, segment: usize, data: &[u8]) -> Sent {
+        let watched = self.watched(port);
+        let sent = watched.socket.send(to, segment, data);
         if matches!(sent, Sent::Blocked) {
-            self.writable = false;
+            watched.writable = false;
         }
         sent
     }
 
     fn trains(&self) -> bool {
-        self.socket.gso()
+        self.listening.socket.gso()
     }
 }

@@ -5,6 +5,7 @@
 
 mod mio_driver;
 mod sockopt;
+mod steer;
 mod udp;
 
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use mio_driver::MioDriver;
+pub(crate) use steer::{Ports, STEERING_LONG, STEERING_SHORT, bind_group};
 pub(crate) use udp::route_mtu;
 
 /// Most payload bytes of one UDP send over IPv4: 65,535 less 20 of IP and 8 of UDP. IPv6 would allow 20 more.
@@ -21,8 +23,19 @@ pub(crate) const TRAIN_BYTES_MAX: usize = 65_507;
 /// Most segments of one GSO send (UDP_MAX_SEGMENTS of Linux before 6.9 is 64).
 pub(crate) const TRAIN_SEGMENTS_MAX: usize = 64;
 
+/// The ports of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    /// The one that peers know; all workers of a group share it.
+    Listening,
+    /// The worker's own, for dialling. A worker alone dials from the listening port.
+    Dialling,
+}
+
 /// Datagrams of one sender, received together: equal segments, the last may be shorter.
 pub(crate) struct Batch<'a> {
+    /// Where they came in.
+    pub(crate) port: Port,
     /// Who sent them all.
     pub(crate) from: SocketAddr,
     /// Length of every segment but perhaps the last; never 0.
@@ -44,23 +57,26 @@ pub(crate) enum Sent {
     Failed(io::Error),
 }
 
-/// One UDP socket and the means to sleep on it.
+/// The UDP sockets of one worker and the means to sleep on them.
 pub(crate) trait Driver: Send {
-    /// The address the socket is bound to.
-    fn local_addr(&self) -> SocketAddr;
+    /// The address that a port is bound to; of the listening one when there is no port for dialling.
+    fn local_addr(&self, port: Port) -> SocketAddr;
+
+    /// The port to dial from.
+    fn dialling_port(&self) -> Port;
 
     /// Something that ends [`Driver::wait`] from another thread.
     fn waker(&self) -> Waker;
 
-    /// Sleeps until the socket is readable, writable (when `writable` is asked for), the waker was used or `timeout` passed.
-    fn wait(&mut self, timeout: Option<Duration>, writable: bool) -> io::Result<()>;
+    /// Sleeps until a socket is readable, the one of `writable` is writable, the waker was used or `timeout` passed.
+    fn wait(&mut self, timeout: Option<Duration>, writable: Option<Port>) -> io::Result<()>;
 
-    /// The next batch; `None` when the socket is empty.
+    /// The next batch, of the ports in turn; `None` when all sockets are empty.
     fn receive(&mut self) -> io::Result<Option<Batch<'_>>>;
 
-    /// Sends `data` to `to` as segments of `segment` bytes, the last perhaps shorter: at most [`TRAIN_SEGMENTS_MAX`] and
+    /// Sends `data` from `port` to `to` as segments of `segment` bytes, the last perhaps shorter: at most [`TRAIN_SEGMENTS_MAX`] and
     /// [`TRAIN_BYTES_MAX`].
-    fn send(&mut self, to: SocketAddr, segment: usize, data: &[u8]) -> Sent;
+    fn send(&mut self, port: Port, to: SocketAddr, segment: usize, data: &[u8]) -> Sent;
 
     /// Whether trains are possible; without, `send` takes one segment only.
     fn trains(&self) -> bool;
@@ -71,6 +87,12 @@ pub(crate) trait Driver: Send {
 pub struct Waker(Arc<mio::Waker>);
 
 impl Waker {
+    #[cfg(test)]
+    pub(crate) fn for_test(poll: &mio::Poll) -> Self {
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).expect("a waker");
+        Self(Arc::new(waker))
+    }
+
     /// Makes the endpoint's current or next `wait` return at once.
     ///
     /// # Errors

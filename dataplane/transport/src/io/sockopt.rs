@@ -25,6 +25,32 @@ pub(super) fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> 
     }
 }
 
+/// Makes `program` choose the socket of a SO_REUSEPORT group that a packet goes to, by its place in the group.
+pub(super) fn steer(socket: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len())
+            .map_err(|_| io::Error::other("the steering program is too long"))?,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: why not safe code: neither std nor socket2 offers SO_ATTACH_REUSEPORT_CBPF. Invariants: the descriptor is open
+    // (it is borrowed); the pointer is to a live `sock_fprog` on our stack and the length is exactly its size; its `filter`
+    // points to `len` live instructions, borrowed mutably for the call; the kernel copies both during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            mem::size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Reads an integer option.
 pub(super) fn get(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
     let mut value = 0_i32;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 
-use super::{Batch, Sent, sockopt};
+use super::{Batch, Port, Sent, sockopt};
 use crate::config::EndpointConfig;
 
 /// Longest GRO batch the kernel hands over.
@@ -29,10 +29,21 @@ pub(super) struct UdpSocket {
     gso: bool,
 }
 
+/// What one receive read into the socket's buffer.
+pub(super) struct Received {
+    from: SocketAddr,
+    segment: usize,
+    length: usize,
+}
+
 impl UdpSocket {
-    /// Binds.
-    pub(super) fn bind(config: &EndpointConfig) -> io::Result<Self> {
-        let (address, dual_stack) = (config.listen, config.dual_stack);
+    /// Binds to `address`, which is of the family of `config.listen`; `share`: to a port that is shared already.
+    pub(super) fn bind(
+        config: &EndpointConfig,
+        address: SocketAddr,
+        share: bool,
+    ) -> io::Result<Self> {
+        let dual_stack = config.dual_stack;
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM.nonblocking().cloexec(),
@@ -58,6 +69,7 @@ impl UdpSocket {
         // The system caps both at net.core.{r,w}mem_max without an error.
         socket.set_recv_buffer_size(config.socket_buffer_bytes)?;
         socket.set_send_buffer_size(config.socket_buffer_bytes)?;
+        socket.set_reuse_port(share)?;
         socket.bind(&address.into())?;
 
         let gso = config.offload && offload(&socket);
@@ -67,6 +79,16 @@ impl UdpSocket {
             control: Control([0; 64]),
             gso,
         })
+    }
+
+    /// Lets further sockets of this user share this one's port from now on.
+    pub(super) fn share_port(&self) -> io::Result<()> {
+        self.socket.set_reuse_port(true)
+    }
+
+    /// Gives the sockets that share this one's port their packets by `program`.
+    pub(super) fn steer(&self, program: &mut [libc::sock_filter]) -> io::Result<()> {
+        sockopt::steer(self.socket.as_fd(), program)
     }
 
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -84,8 +106,8 @@ impl UdpSocket {
         self.socket.as_raw_fd()
     }
 
-    /// The next batch; `None` when the socket is empty.
-    pub(super) fn receive(&mut self) -> io::Result<Option<Batch<'_>>> {
+    /// Reads the next batch into the socket's buffer; `None` when the socket is empty.
+    pub(super) fn receive(&mut self) -> io::Result<Option<Received>> {
         loop {
             let (length, from, segment) =
                 match receive(&self.socket, &mut self.buffer, &mut self.control) {
@@ -108,11 +130,21 @@ impl UdpSocket {
             if length == 0 {
                 continue;
             }
-            return Ok(Some(Batch {
+            return Ok(Some(Received {
                 from,
                 segment: segment.unwrap_or(length).clamp(1, length),
-                data: &mut self.buffer[..length],
+                length,
             }));
+        }
+    }
+
+    /// The batch that was read last.
+    pub(super) fn batch(&mut self, port: Port, received: &Received) -> Batch<'_> {
+        Batch {
+            port,
+            from: received.from,
+            segment: received.segment,
+            data: &mut self.buffer[..received.length],
         }
     }
 

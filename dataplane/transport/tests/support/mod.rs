@@ -1,6 +1,8 @@
 //! What the tests share: a certificate authority, endpoints on loopback, and a loop that drives them to a condition.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod relay;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -125,8 +127,12 @@ pub struct Node {
 
 impl Node {
     pub fn bind(config: EndpointConfig) -> Self {
+        Self::new(Endpoint::bind(config).expect("bind"))
+    }
+
+    pub fn new(endpoint: Endpoint) -> Self {
         Self {
-            endpoint: Endpoint::bind(config).expect("bind"),
+            endpoint,
             events: Vec::new(),
             messages: Vec::new(),
             hold: false,
@@ -198,10 +204,22 @@ pub fn drive<const N: usize>(
     mut done: impl FnMut(&mut [&mut Node; N]) -> bool,
 ) {
     let mut nodes = nodes;
+    drive_all(&mut nodes, what, |nodes| {
+        let nodes = nodes.try_into().expect("as many as were given");
+        done(nodes)
+    });
+}
+
+/// Drives any number of nodes until `done`.
+pub fn drive_all<'a>(
+    nodes: &mut [&'a mut Node],
+    what: &str,
+    mut done: impl FnMut(&mut [&'a mut Node]) -> bool,
+) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !done(&mut nodes) {
+    while !done(nodes) {
         if Instant::now() > deadline {
-            for node in &nodes {
+            for node in &*nodes {
                 eprintln!(
                     "events {:?}\ncounters {:?}",
                     node.events,
@@ -210,7 +228,7 @@ pub fn drive<const N: usize>(
             }
             panic!("waited 20 s in vain for: {what}");
         }
-        for node in &mut nodes {
+        for node in &mut *nodes {
             node.tick(Duration::from_micros(200));
         }
     }
