@@ -21,7 +21,7 @@ SECONDS := 60
 
 say = printf '\n==> %s\n'
 
-.PHONY: help deps build run test check bench bars fuzz tidy cargo-deny
+.PHONY: help deps build run test check gates bench bars fuzz tidy cargo-deny
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,7 @@ deps: ## Install what the build needs (Debian packages, by apt)
 	need libclang-dev 'find /usr/lib /usr/lib64 -name "libclang*.so*" | grep .' 'it makes the bindings of BoringSSL'; \
 	need pkg-config 'command -v pkg-config' 'build scripts find libraries with it'; \
 	need iproute2 'command -v ip' 'a test lowers the MTU of a link in a network namespace'; \
+	need valgrind 'command -v valgrind' 'it counts instructions (make gates)'; \
 	need python3-venv 'python3 -c "import venv, ensurepip"' 'the tests run a client of the wire format written in Python'; \
 	need python3-pip 'python3 -m pip --version' 'it installs the QUIC library of that client'; \
 	if [ -z "$$names" ]; then echo "deps: everything the build needs is here"; exit 0; fi; \
@@ -68,7 +69,7 @@ test: deps ## Build, then run everything that must pass
 	cargo test $(CARGO_FLAGS)
 	@$(say) "all tests passed; 'make check' runs the linters, 'make run' shows the fabric at work"
 
-check: deps cargo-deny ## Formatting, lints, documentation, dependencies, tidiness
+check: deps cargo-deny ## Formatting, lints, documentation, dependencies, tidiness, instruction counts
 	@$(say) "formatting"
 	cargo fmt --all --check
 	@$(say) "clippy"
@@ -78,7 +79,12 @@ check: deps cargo-deny ## Formatting, lints, documentation, dependencies, tidine
 	@$(say) "dependencies: duplicates, licences, sources"
 	PATH="$(CACHE)/bin:$$PATH" cargo deny --locked check bans licenses sources
 	@$(MAKE) tidy
+	@$(MAKE) gates
 	@$(say) "all checks passed"
+
+gates: ## Instructions that a message takes, against the committed counts
+	@$(say) "instruction counts (callgrind; to write them anew: make gates ARGS=--update)"
+	cargo bench --locked -p caplane-core --bench gates -- $(ARGS)
 
 tidy: ## The rules of this house: files, names, unsafe, dependency table
 	@$(say) "tidiness"

@@ -1,8 +1,9 @@
 //! What one message costs in core: header check, table lookup, policy, choice, header edit and enqueue, and the
-//! dequeue of its slice; and what lookups and deltas cost on a table of a million labels.
+//! dequeue of its slice. What the table alone costs is in the bench `fib`.
 //!
 //! `cargo bench -p caplane-core --bench forward`
 
+#[path = "../load/mod.rs"]
 mod load;
 
 use std::time::Duration;
@@ -66,42 +67,44 @@ fn forward(c: &mut Criterion) {
     );
 }
 
-/// Table lookups of random labels out of a million.
-fn lookup(c: &mut Criterion) {
-    let labels = 1_000_000;
-    let fib = table_of(labels);
-    let mut state = 1u64;
-    let mut group = c.benchmark_group("lookup_1M_labels_batch_of_32");
-    group.throughput(Throughput::Elements(32));
-    group.bench_function("exact", |b| {
-        b.iter(|| {
-            let mut found = 0;
-            for _ in 0..32 {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                let n = (state >> 33) as usize % labels;
-                let (tenant, label) = million(n);
-                found += usize::from(fib.serves(tenant, label));
-            }
-            assert_eq!(found, 32);
-        });
+/// Ten senders, ten receivers, ten classes.
+fn crowded(c: &mut Criterion) {
+    let Crowd {
+        mut forwarder,
+        lanes,
+    } = crowd();
+    let mut group = c.benchmark_group("forward_10_lanes_of_410_messages");
+    group.throughput(Throughput::Elements((CROWD * CROWD_BATCH) as u64));
+    group.bench_function("10 senders, 10 receivers, 10 classes", |b| {
+        b.iter_batched(
+            || lanes.iter().map(|lane| BytesMut::from(&lane[..])).collect(),
+            |lanes| crowd_pass(&mut forwarder, lanes),
+            BatchSize::LargeInput,
+        );
     });
     group.finish();
+    assert_eq!(forwarder.counters().dropped_total(), 0);
 }
 
-/// A delta of 1,000 scattered entries on a table of a million.
-fn delta(c: &mut Criterion) {
-    let fib = table_of(1_000_000);
-    let delta = difference(&fib, 1_000);
-    c.bench_function("delta_1000_of_1M", |b| {
-        b.iter(|| fib.apply(&delta).map(|fib| fib.labels()))
+/// A message for ten members of a group, per copy.
+fn fan_out(c: &mut Criterion) {
+    let (mut forwarder, slabs) = load::group();
+    let mut group = c.benchmark_group("fan_out_4096_messages_to_10");
+    group.throughput(Throughput::Elements(10 * BATCH as u64));
+    group.bench_function("per copy", |b| {
+        b.iter_batched(
+            || BytesMut::from(&slabs[0][..]),
+            |data| pass(&mut forwarder, 1, data),
+            BatchSize::LargeInput,
+        );
     });
+    group.finish();
+    assert_eq!(forwarder.counters().dropped_total(), 0);
 }
 
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(40).measurement_time(Duration::from_secs(3));
-    targets = forward, lookup, delta
+    targets = forward, crowded, fan_out
 }
 criterion_main!(benches);

@@ -1,162 +1,25 @@
 //! The label table: class, agent and group labels to weighted egress routers.
 //!
-//! 4,096 copy-on-write shards, each an open-addressing table of 16-byte slots keyed by the packed
-//! `tenant << 32 | label`. A set of one ordinary member stands in the slot itself; other sets stand
-//! once per shard and are shared between shards through [`SetPool`]. Per label that is 16 bytes at a
-//! load of 0.5 to 0.75 (22 to 32 bytes), plus 16 bytes for each set its shard does not already hold.
+//! 2,048 copy-on-write shards, each an open-addressing table of 16-byte slots keyed by the packed
+//! `tenant << 32 | label` (`shard.rs`). A set of one ordinary member stands in the slot itself, a few members in the
+//! shard, more once for all shards (`sets.rs`). Per label that is 16 bytes at a load of 0.6 to 0.83 (19 to 27
+//! bytes), 12 for each member of a small set, and 16 for each large set that its shard does not already hold.
 //!
 //! Refuses to know which router is alive and who may ask.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use caplane_wire::{Label, LabelKind};
 
 use super::entry::{AgentEntry, ClassEntry, Egress, Entry, GroupEntry, InstanceAt};
-use crate::mix::{MixState, mix64};
+use super::sets::{Keeping, Member, Members, Packing, Reference, SetPool, Sets};
+use super::shard::{Bucket, Buckets, OpenShard, Slot};
+use crate::mix::mix64;
 
-/// 4,096 shards: at 1 M labels a shard has about 250 of them (6 KB), so a delta of 1,000 scattered
-/// labels copies about 6 MB; the root is 128 KB.
+/// 2,048 shards: at 1 M labels a shard has about 500 of them (12 KB), so a delta of 1,000 scattered
+/// labels copies about 9 MB; the root is 32 KB of slots and 64 KB of sets.
 const SHARDS: usize = 1 << SHARD_BITS;
-const SHARD_BITS: u32 = 12;
-
-/// One member of a set: an egress router of a class or group, or one instance of an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Member {
-    pub router: Label,
-    pub weight: u32,
-    /// 0 for classes and groups.
-    pub instance: u8,
-}
-
-type Set = Arc<[Member]>;
-
-/// Sets in use anywhere, so that equal ones are stored once. Only `apply` touches it.
-#[derive(Default)]
-pub(crate) struct SetPool {
-    sets: Mutex<HashSet<Set, MixState>>,
-}
-
-impl SetPool {
-    fn intern(&self, members: &[Member]) -> Set {
-        // A panic while the lock is held leaves a valid set of sets.
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = sets.get(members) {
-            return known.clone();
-        }
-        // Before the table of sets would grow, sets that nobody holds any more make room.
-        if sets.len() == sets.capacity() {
-            sets.retain(|set| Arc::strong_count(set) > 1);
-        }
-        let set: Set = members.into();
-        sets.insert(set.clone());
-        set
-    }
-}
-
-/// `key` 0 = free. Classes: `a` = own set, `b` = subtree set. Agents and groups: `a` = tenant, `b` = set.
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    key: u64,
-    a: u32,
-    b: u32,
-}
-
-/// Set references: 0 = empty, top bit = one member packed into the rest, else 1 + index of the
-/// shard's sets.
-const INLINE: u32 = 1 << 31;
-
-fn pack_route(member: &Member) -> Option<u32> {
-    // 15 bits of router, 16 of weight.
-    let router = member.router.number();
-    (member.instance == 0 && router < 1 << 15 && member.weight < 1 << 16)
-        .then_some(INLINE | router << 16 | member.weight)
-}
-
-fn pack_instance(member: &Member) -> Option<u32> {
-    // 6 bits of instance, 13 of router, 12 of weight.
-    let router = member.router.number();
-    (router < 1 << 13 && member.weight < 1 << 12)
-        .then_some(INLINE | u32::from(member.instance) << 25 | router << 12 | member.weight)
-}
-
-#[inline]
-fn unpack_route(bits: u32) -> Member {
-    Member {
-        router: Label::from_bits(3 << 30 | (bits >> 16 & 0x7fff)),
-        weight: bits & 0xffff,
-        instance: 0,
-    }
-}
-
-#[inline]
-fn unpack_instance(bits: u32) -> Member {
-    Member {
-        router: Label::from_bits(3 << 30 | (bits >> 12 & 0x1fff)),
-        weight: bits & 0xfff,
-        instance: (bits >> 25 & 63) as u8,
-    }
-}
-
-/// The members of one set, borrowed from the table.
-#[derive(Clone, Copy)]
-pub(crate) enum Members<'a> {
-    One(Member),
-    Many(&'a [Member]),
-}
-
-impl Members<'_> {
-    #[inline]
-    pub fn as_slice(&self) -> &[Member] {
-        match self {
-            Members::One(member) => core::slice::from_ref(member),
-            Members::Many(members) => members,
-        }
-    }
-}
-
-#[derive(Clone)]
-struct Shard {
-    slots: Arc<[Slot]>,
-    sets: Arc<[Set]>,
-}
-
-impl Shard {
-    #[inline]
-    fn find(&self, hash: u64, key: u64) -> Option<Slot> {
-        let slots = &*self.slots;
-        let mut at = home(hash, slots.len());
-        // Ends: a shard always has a free slot (load at most 0.75), or no slot at all.
-        loop {
-            let slot = slots.get(at)?;
-            if slot.key == key {
-                return Some(*slot);
-            }
-            if slot.key == 0 {
-                return None;
-            }
-            at = if at + 1 == slots.len() { 0 } else { at + 1 };
-        }
-    }
-
-    #[inline]
-    fn members(&self, reference: u32, unpack: fn(u32) -> Member) -> Members<'_> {
-        if reference & INLINE != 0 {
-            Members::One(unpack(reference))
-        } else {
-            match reference.checked_sub(1) {
-                Some(index) => Members::Many(&self.sets[index as usize]),
-                None => Members::Many(&[]),
-            }
-        }
-    }
-}
-
-/// Where a key belongs in a table of `len` slots: the low half of the hash, scaled.
-#[inline]
-fn home(hash: u64, len: usize) -> usize {
-    (((hash & 0xffff_ffff) * len as u64) >> 32) as usize
-}
+const SHARD_BITS: u32 = 11;
 
 #[inline]
 fn shard_of(hash: u64) -> usize {
@@ -171,15 +34,40 @@ fn class_key(tenant: u32, label: Label) -> u64 {
 /// The label table.
 #[derive(Clone)]
 pub(crate) struct EdgeTable {
-    shards: Arc<[Shard]>,
+    /// By shard. Apart from the sets, which many messages do not look at: 32 KB that stay in the first cache.
+    buckets: Arc<[Buckets]>,
+    sets: Arc<[Sets]>,
     pool: Arc<SetPool>,
     used: usize,
 }
 
 /// What a class maps to.
 pub(crate) struct ClassView<'a> {
-    pub own: Members<'a>,
-    pub subtree: Members<'a>,
+    sets: &'a Sets,
+    slot: &'a Slot,
+}
+
+/// Where a class would stand.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    home: &'a Bucket,
+    key: u64,
+    hash: u64,
+}
+
+impl Place<'_> {
+    /// A place for arrays of places, where nothing stands.
+    pub const NOWHERE: Place<'static> = Place {
+        home: &Bucket::EMPTY,
+        key: 1,
+        hash: 0,
+    };
+
+    /// Loads the cache line. The value is for [`core::hint::black_box`], so that the load stays.
+    #[inline]
+    pub fn touch(&self) -> u64 {
+        self.home.touch()
+    }
 }
 
 /// What an agent or a group maps to.
@@ -194,12 +82,9 @@ impl EdgeTable {
     }
 
     fn with_pool(pool: Arc<SetPool>) -> EdgeTable {
-        let shard = Shard {
-            slots: Arc::from([]),
-            sets: Arc::from([]),
-        };
         EdgeTable {
-            shards: vec![shard; SHARDS].into(),
+            buckets: vec![Buckets::default(); SHARDS].into(),
+            sets: vec![Sets::default(); SHARDS].into(),
             pool,
             used: 0,
         }
@@ -215,44 +100,62 @@ impl EdgeTable {
     }
 
     #[inline]
-    fn slot(&self, key: u64) -> Option<(&Shard, Slot)> {
+    fn slot(&self, key: u64) -> Option<(&Sets, &Slot)> {
         let hash = mix64(key);
-        let shard = &self.shards[shard_of(hash)];
-        shard.find(hash, key).map(|slot| (shard, slot))
+        let at = shard_of(hash);
+        let slot = self.buckets[at].find(hash, key)?;
+        Some((&self.sets[at], slot))
     }
 
     #[inline]
     pub fn class(&self, tenant: u32, label: Label) -> Option<ClassView<'_>> {
-        let (shard, slot) = self.slot(class_key(tenant, label))?;
-        Some(ClassView {
-            own: shard.members(slot.a, unpack_route),
-            subtree: shard.members(slot.b, unpack_route),
-        })
+        let (sets, slot) = self.slot(class_key(tenant, label))?;
+        Some(ClassView { sets, slot })
     }
 
     #[inline]
     pub fn agent(&self, any_instance: Label) -> Option<RouteView<'_>> {
-        let (shard, slot) = self.slot(u64::from(any_instance.bits()))?;
+        let (sets, slot) = self.slot(u64::from(any_instance.bits()))?;
         Some(RouteView {
             tenant: slot.a,
-            members: shard.members(slot.b, unpack_instance),
+            members: sets.members(Reference(slot.b), Packing::Instance),
         })
     }
 
     #[inline]
     pub fn group(&self, label: Label) -> Option<RouteView<'_>> {
-        let (shard, slot) = self.slot(u64::from(label.bits()))?;
+        let (sets, slot) = self.slot(u64::from(label.bits()))?;
         Some(RouteView {
             tenant: slot.a,
-            members: shard.members(slot.b, unpack_route),
+            members: sets.members(Reference(slot.b), Packing::Route),
         })
     }
 
+    /// Where a class would stand: the first half of [`EdgeTable::class`], apart from it so that the loads of many
+    /// classes are under way at once.
+    #[inline]
+    pub fn place(&self, tenant: u32, label: Label) -> Place<'_> {
+        let key = class_key(tenant, label);
+        let hash = mix64(key);
+        let home = self.buckets[shard_of(hash)].home(hash);
+        Place { home, key, hash }
+    }
+
+    /// The class that belongs at a place, if it is there.
+    #[inline]
+    pub fn class_at<'a>(&'a self, place: &Place<'a>) -> Option<ClassView<'a>> {
+        let Place { home, key, hash } = *place;
+        let slot = match home.find(key) {
+            None if home.goes_on(key) => self.buckets[shard_of(hash)].find_behind(hash, key)?,
+            found => found?,
+        };
+        let sets = &self.sets[shard_of(hash)];
+        Some(ClassView { sets, slot })
+    }
+
     pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
-        self.shards.iter().flat_map(|shard| {
-            let full = shard.slots.iter().filter(|slot| slot.key != 0);
-            full.map(move |slot| shard.entry(slot))
-        })
+        let shards = self.buckets.iter().zip(&*self.sets);
+        shards.flat_map(|(buckets, sets)| buckets.slots().map(|slot| entry(sets, slot)))
     }
 
     pub fn edit(&self) -> EdgeEdit<'_> {
@@ -263,64 +166,68 @@ impl EdgeTable {
         }
     }
 
-    /// Heap bytes of slots, set references and the root; sets themselves are shared and left out.
+    /// Heap bytes, large sets apart: they are shared.
     #[cfg(test)]
     pub fn heap_bytes(&self) -> usize {
-        let shards = self.shards.iter();
-        let inner = shards.map(|s| size_of_val(&*s.slots) + size_of_val(&*s.sets));
-        inner.sum::<usize>() + size_of_val(&*self.shards)
+        let buckets = self.buckets.iter().map(Buckets::heap_bytes);
+        let sets = self.sets.iter().map(Sets::heap_bytes);
+        buckets.sum::<usize>() + sets.sum::<usize>()
     }
 }
 
-impl Shard {
-    fn entry(&self, slot: &Slot) -> Entry {
-        let label = Label::from_bits(slot.key as u32);
-        let egress = |reference| {
-            let members = self.members(reference, unpack_route);
-            let members = members.as_slice().iter();
-            members
-                .map(|m| Egress {
-                    router: m.router,
-                    weight: m.weight,
-                })
-                .collect::<Vec<_>>()
-        };
-        match label.kind() {
-            LabelKind::Agent => {
-                let members = self.members(slot.b, unpack_instance);
-                let instances = members.as_slice().iter().map(|m| InstanceAt {
-                    instance: m.instance,
-                    router: m.router,
-                    weight: m.weight,
-                });
-                Entry::Agent(AgentEntry {
-                    label,
-                    tenant: slot.a,
-                    instances: instances.collect(),
-                })
-            }
-            LabelKind::Group => Entry::Group(GroupEntry {
+impl<'a> ClassView<'a> {
+    /// Members granted exactly this class.
+    #[inline]
+    pub fn own(&self) -> Members<'a> {
+        self.sets.members(Reference(self.slot.a), Packing::Route)
+    }
+
+    /// Members granted this class or anything below it.
+    #[inline]
+    pub fn subtree(&self) -> Members<'a> {
+        self.sets.members(Reference(self.slot.b), Packing::Route)
+    }
+}
+
+/// A slot as it was written.
+fn entry(sets: &Sets, slot: &Slot) -> Entry {
+    let label = Label::from_bits(slot.key as u32);
+    let egress = |reference| {
+        let members = sets.members(Reference(reference), Packing::Route);
+        let members = members.as_slice().iter();
+        members
+            .map(|m| Egress {
+                router: m.router,
+                weight: m.weight,
+            })
+            .collect::<Vec<_>>()
+    };
+    match label.kind() {
+        LabelKind::Agent => {
+            let members = sets.members(Reference(slot.b), Packing::Instance);
+            let instances = members.as_slice().iter().map(|m| InstanceAt {
+                instance: m.instance,
+                router: m.router,
+                weight: m.weight,
+            });
+            Entry::Agent(AgentEntry {
                 label,
                 tenant: slot.a,
-                routers: egress(slot.b).iter().map(|e| e.router).collect(),
-            }),
-            LabelKind::Class | LabelKind::Router => Entry::Class(ClassEntry {
-                tenant: (slot.key >> 32) as u32,
-                label,
-                own: egress(slot.a),
-                subtree: egress(slot.b),
-            }),
+                instances: instances.collect(),
+            })
         }
+        LabelKind::Group => Entry::Group(GroupEntry {
+            label,
+            tenant: slot.a,
+            routers: egress(slot.b).iter().map(|e| e.router).collect(),
+        }),
+        LabelKind::Class | LabelKind::Router => Entry::Class(ClassEntry {
+            tenant: (slot.key >> 32) as u32,
+            label,
+            own: egress(slot.a),
+            subtree: egress(slot.b),
+        }),
     }
-}
-
-/// A shard being changed.
-struct OpenShard {
-    slots: Vec<Slot>,
-    sets: Vec<Set>,
-    used: usize,
-    /// A slot lost or changed its set: some set may be unused.
-    stale_sets: bool,
 }
 
 /// A table being changed: only the shards that are touched are copied, once.
@@ -341,8 +248,9 @@ impl EdgeEdit<'_> {
         let subtree: Vec<Member> = entry.subtree.iter().map(member).collect();
         let key = class_key(entry.tenant, entry.label);
         self.put(key, |shard, pool| {
-            let own = shard.reference(pool, &own, pack_route);
-            (own, shard.reference(pool, &subtree, pack_route))
+            let own = shard.sets.refer(pool, &own, Packing::Route);
+            let subtree = shard.sets.refer(pool, &subtree, Packing::Route);
+            (own.0, subtree.0)
         });
     }
 
@@ -354,7 +262,8 @@ impl EdgeEdit<'_> {
         };
         let set: Vec<Member> = entry.instances.iter().map(member).collect();
         self.put(u64::from(entry.label.bits()), |shard, pool| {
-            (entry.tenant, shard.reference(pool, &set, pack_instance))
+            let set = shard.sets.refer(pool, &set, Packing::Instance);
+            (entry.tenant, set.0)
         });
     }
 
@@ -366,7 +275,8 @@ impl EdgeEdit<'_> {
         };
         let set: Vec<Member> = entry.routers.iter().map(member).collect();
         self.put(u64::from(entry.label.bits()), |shard, pool| {
-            (entry.tenant, shard.reference(pool, &set, pack_route))
+            let set = shard.sets.refer(pool, &set, Packing::Route);
+            (entry.tenant, set.0)
         });
     }
 
@@ -384,27 +294,31 @@ impl EdgeEdit<'_> {
         let pool = &self.base.pool;
         let shard = open(&mut self.open, self.base, hash);
         let (a, b) = values(shard, pool);
-        if shard.put(hash, Slot { key, a, b }) {
-            self.used += 1;
+        match shard.put(Slot { key, a, b }) {
+            Some(old) => shard.stale_sets |= has_stored_set(&old),
+            None => self.used += 1,
         }
     }
 
     fn remove(&mut self, key: u64) {
         let hash = mix64(key);
-        if open(&mut self.open, self.base, hash).remove(hash, key) {
+        let shard = open(&mut self.open, self.base, hash);
+        if let Some(old) = shard.remove(key) {
+            shard.stale_sets |= has_stored_set(&old);
             self.used -= 1;
         }
     }
 
     pub fn finish(self) -> EdgeTable {
-        let mut shards = self.base.shards.to_vec();
+        let (mut buckets, mut sets) = (self.base.buckets.to_vec(), self.base.sets.to_vec());
         for (at, open) in self.open.into_iter().enumerate() {
             if let Some(open) = open {
-                shards[at] = open.freeze();
+                (buckets[at], sets[at]) = open.freeze(keep);
             }
         }
         EdgeTable {
-            shards: shards.into(),
+            buckets: buckets.into(),
+            sets: sets.into(),
             pool: self.base.pool.clone(),
             used: self.used,
         }
@@ -417,146 +331,21 @@ fn open<'o>(
     hash: u64,
 ) -> &'o mut OpenShard {
     let at = shard_of(hash);
-    open[at].get_or_insert_with(|| {
-        let shard = &base.shards[at];
-        Box::new(OpenShard {
-            slots: shard.slots.to_vec(),
-            sets: shard.sets.to_vec(),
-            used: shard.slots.iter().filter(|slot| slot.key != 0).count(),
-            stale_sets: false,
-        })
-    })
+    open[at].get_or_insert_with(|| Box::new(base.buckets[at].edit(&base.sets[at])))
 }
 
-impl OpenShard {
-    fn reference(
-        &mut self,
-        pool: &SetPool,
-        members: &[Member],
-        pack: fn(&Member) -> Option<u32>,
-    ) -> u32 {
-        match members {
-            [] => return 0,
-            [one] => {
-                if let Some(packed) = pack(one) {
-                    return packed;
-                }
-            }
-            _ => {}
-        }
-        let set = pool.intern(members);
-        let index = match self.sets.iter().position(|known| Arc::ptr_eq(known, &set)) {
-            Some(index) => index,
-            None => {
-                self.sets.push(set);
-                self.sets.len() - 1
-            }
-        };
-        index as u32 + 1
-    }
+/// Both values of a class are sets, the second one of agents and groups.
+fn is_class(slot: &Slot) -> bool {
+    Label::from_bits(slot.key as u32).kind() == LabelKind::Class
+}
 
-    /// True when the key is new.
-    fn put(&mut self, hash: u64, new: Slot) -> bool {
-        if (self.used + 1) * 4 > self.slots.len() * 3 {
-            self.grow();
-        }
-        let len = self.slots.len();
-        let mut at = home(hash, len);
-        loop {
-            let slot = &mut self.slots[at];
-            if slot.key == 0 || slot.key == new.key {
-                let fresh = slot.key == 0;
-                self.stale_sets |= !fresh;
-                *slot = new;
-                self.used += usize::from(fresh);
-                return fresh;
-            }
-            at = (at + 1) % len;
-        }
-    }
+fn has_stored_set(slot: &Slot) -> bool {
+    is_class(slot) && Reference(slot.a).is_stored() || Reference(slot.b).is_stored()
+}
 
-    fn grow(&mut self) {
-        let slots = vec![Slot::default(); ((self.used + 1) * 2).max(4)];
-        let old = core::mem::replace(&mut self.slots, slots);
-        let len = self.slots.len();
-        for slot in old.into_iter().filter(|slot| slot.key != 0) {
-            let mut at = home(mix64(slot.key), len);
-            while self.slots[at].key != 0 {
-                at = (at + 1) % len;
-            }
-            self.slots[at] = slot;
-        }
+fn keep(keeping: &mut Keeping<'_>, slot: &mut Slot) {
+    if is_class(slot) {
+        slot.a = keeping.keep(Reference(slot.a)).0;
     }
-
-    /// True when the key was there. What follows it in its probe run moves up, so that no tombstone stays.
-    fn remove(&mut self, hash: u64, key: u64) -> bool {
-        let len = self.slots.len();
-        if len == 0 {
-            return false;
-        }
-        let mut hole = home(hash, len);
-        while self.slots[hole].key != key {
-            if self.slots[hole].key == 0 {
-                return false;
-            }
-            hole = (hole + 1) % len;
-        }
-        let mut at = hole;
-        loop {
-            at = (at + 1) % len;
-            let slot = self.slots[at];
-            if slot.key == 0 {
-                break;
-            }
-            // The slot may move into the hole unless its home lies after the hole (cyclically).
-            let distance_home = (at + len - home(mix64(slot.key), len)) % len;
-            let distance_hole = (at + len - hole) % len;
-            if distance_home >= distance_hole {
-                self.slots[hole] = slot;
-                hole = at;
-            }
-        }
-        self.slots[hole] = Slot::default();
-        self.used -= 1;
-        self.stale_sets = true;
-        true
-    }
-
-    fn freeze(mut self) -> Shard {
-        if self.stale_sets && !self.sets.is_empty() {
-            self.drop_unused_sets();
-        }
-        if self.used == 0 {
-            self.slots.clear();
-        }
-        Shard {
-            slots: self.slots.into(),
-            sets: self.sets.into(),
-        }
-    }
-
-    fn drop_unused_sets(&mut self) {
-        let mut place: Vec<u32> = vec![0; self.sets.len()];
-        let mut kept = Vec::with_capacity(self.sets.len());
-        let sets = &self.sets;
-        let mut move_to = |reference: &mut u32| {
-            if *reference == 0 || *reference & INLINE != 0 {
-                return;
-            }
-            let old = *reference as usize - 1;
-            if place[old] == 0 {
-                kept.push(sets[old].clone());
-                place[old] = kept.len() as u32;
-            }
-            *reference = place[old];
-        };
-        for slot in self.slots.iter_mut().filter(|slot| slot.key != 0) {
-            let label = Label::from_bits(slot.key as u32);
-            if label.kind() == LabelKind::Class {
-                move_to(&mut slot.a);
-            }
-            move_to(&mut slot.b);
-        }
-        self.sets = kept;
-    }
+    slot.b = keeping.keep(Reference(slot.b)).0;
 }

@@ -9,6 +9,9 @@ mod edge;
 mod entry;
 mod identities;
 mod policy;
+mod serving;
+mod sets;
+mod shard;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +20,10 @@ pub use entry::{
     IdentityEntry, InstanceAt, Membership, NeighbourEntry, PolicyEntry, Rejection, TransitEntry,
 };
 pub use policy::Policy;
+pub use serving::Serving;
 
-pub(crate) use edge::{ClassView, Member, RouteView};
+pub(crate) use edge::{ClassView, RouteView};
+pub(crate) use sets::Member;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -251,8 +256,8 @@ impl Fib {
         Some(ClassEntry {
             tenant,
             label,
-            own: egress(view.own.as_slice()),
-            subtree: egress(view.subtree.as_slice()),
+            own: egress(view.own().as_slice()),
+            subtree: egress(view.subtree().as_slice()),
         })
     }
 
@@ -260,7 +265,7 @@ impl Fib {
     #[inline]
     pub fn serves(&self, tenant: u32, label: Label) -> bool {
         let view = self.edge.class(tenant, label);
-        view.is_some_and(|view| !view.subtree.as_slice().is_empty())
+        view.is_some_and(|view| !view.subtree().as_slice().is_empty())
     }
 
     /// The agent entry (any instance label of it will do).

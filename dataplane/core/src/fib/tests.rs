@@ -472,3 +472,63 @@ proptest! {
         }
     }
 }
+
+/// Batches of questions are answered as single ones, level by level (R9, R13).
+#[test]
+fn many_questions_at_once_are_answered_as_one_by_one() {
+    let one = |tenant, label, router_number| {
+        let members = vec![Egress {
+            router: Label::router(router_number).unwrap(),
+            weight: 1,
+        }];
+        Entry::Class(ClassEntry {
+            tenant,
+            label,
+            own: members.clone(),
+            subtree: members,
+        })
+    };
+    let label = |a, b, c| Label::class(a, b, c).unwrap();
+    let below_only = Entry::Class(ClassEntry {
+        own: vec![],
+        ..match one(1, label(2, 0, 0), 9) {
+            Entry::Class(entry) => entry,
+            _ => unreachable!(),
+        }
+    });
+    let delta = Delta {
+        generation: Generation(1),
+        upserts: vec![
+            one(1, label(1, 1, 1), 1),
+            one(1, label(1, 1, 0), 2),
+            one(0, label(1, 1, 2), 3),
+            one(0, label(1, 0, 0), 4),
+            below_only,
+        ],
+        ..Delta::default()
+    };
+    let fib = Fib::empty(1, Label::router(1).unwrap())
+        .apply(&delta)
+        .unwrap();
+    let cases = [
+        ((1, label(1, 1, 1)), Some((1, label(1, 1, 1), 1))),
+        ((1, label(1, 1, 2)), Some((0, label(1, 1, 2), 3))),
+        ((1, label(1, 1, 3)), Some((1, label(1, 1, 0), 2))),
+        ((7, label(1, 1, 3)), Some((0, label(1, 0, 0), 4))),
+        ((0, label(1, 9, 9)), Some((0, label(1, 0, 0), 4))),
+        // Members below a parent do not serve its other children, but its own label.
+        ((1, label(2, 5, 0)), None),
+        ((1, label(2, 0, 0)), Some((1, label(2, 0, 0), 9))),
+        ((1, label(3, 0, 0)), None),
+    ];
+    // Several batches, the last one short.
+    let asked: Vec<_> = cases.iter().cycle().take(83).map(|case| case.0).collect();
+    let mut found = vec![None; 83];
+    fib.serving_all(&asked, &mut found);
+    for (at, found) in found.iter().enumerate() {
+        let ((tenant, label), due) = cases[at % cases.len()];
+        let matched = found.map(|f: Serving| (f.tenant, f.label, f.egress.number()));
+        assert_eq!(matched, due, "{tenant} {label}");
+        assert_eq!(*found, fib.serving(tenant, label));
+    }
+}

@@ -59,7 +59,7 @@ impl Forwarder {
                     }
                     continue;
                 };
-                let members = if exact { view.subtree } else { view.own };
+                let members = if exact { view.subtree() } else { view.own() };
                 let members = members.as_slice();
                 if members.is_empty() {
                     continue;
@@ -179,8 +179,8 @@ impl Forwarder {
                 owners.any(|owner| {
                     let view = self.fib.class_view(owner, label);
                     view.is_some_and(|view| match label == requested {
-                        true => here(view.subtree.as_slice()),
-                        false => here(view.own.as_slice()),
+                        true => here(view.subtree().as_slice()),
+                        false => here(view.own().as_slice()),
                     })
                 })
             })

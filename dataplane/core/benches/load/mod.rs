@@ -1,5 +1,5 @@
 //! The load of the speed bars: 10,000 distinct labels and flows, 64-byte messages, slabs full of them.
-//! Shared by the bench and by the test that holds the bar.
+//! Shared by the benches and by the tests that hold the bars.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -136,30 +136,40 @@ pub fn slabs(label: impl Fn(usize) -> Label) -> Vec<Vec<u8>> {
     let slab = |slab: usize| {
         let message = |at: usize| {
             let n = (slab * BATCH + at) * 7_919 % LABELS;
-            let header = HeaderRepr {
-                class: CLASS,
-                source_label: agent(1, 1),
-                source_domain: 1,
-                tenant: 1,
-                label: label(n),
-                requested_label: class(n),
-                flow: n as u64,
-                payload_len: 16,
-                ..HeaderRepr::default()
-            };
-            let mut bytes = header.to_bytes().to_vec();
-            bytes.resize(64, 0xa5);
-            bytes
+            message(agent(1, 1), label(n), class(n), n as u64)
         };
         (0..BATCH).flat_map(message).collect()
     };
     (0..LABELS.div_ceil(BATCH) * 5).map(slab).collect()
 }
 
+/// 64 bytes.
+fn message(source_label: Label, label: Label, requested_label: Label, flow: u64) -> Vec<u8> {
+    let header = HeaderRepr {
+        class: CLASS,
+        source_label,
+        source_domain: 1,
+        tenant: 1,
+        label,
+        requested_label,
+        flow,
+        payload_len: 16,
+        ..HeaderRepr::default()
+    };
+    let mut bytes = header.to_bytes().to_vec();
+    bytes.resize(64, 0xa5);
+    bytes
+}
+
 /// One slab through the forwarder and out again.
 pub fn pass(forwarder: &mut Forwarder, from: u32, mut data: BytesMut) -> usize {
     let progress = forwarder.lane(NOW, peer(from), 0, CLASS, &mut data);
     assert_eq!(progress.map(|progress| progress.messages), Ok(BATCH as u32));
+    drain(forwarder)
+}
+
+/// Everything queued, handed on; its bytes.
+pub fn drain(forwarder: &mut Forwarder) -> usize {
     let mut sent = 0;
     while let Some(peer) = forwarder.dirty() {
         while let Some(out) = forwarder.dequeue(peer, 1 << 18, |_, _| true) {
@@ -169,61 +179,107 @@ pub fn pass(forwarder: &mut Forwarder, from: u32, mut data: BytesMut) -> usize {
     sent
 }
 
-pub fn million(n: usize) -> (u32, Label) {
-    let label = Label::class(
-        1 + (n % 10) as u16,
-        1 + (n / 10 % 100) as u16,
-        1 + (n / 1_000 % 1_000) as u16,
-    );
-    (1 + (n / 1_000_000) as u32, label.unwrap())
+/// Many to many: so many senders, receivers and classes, every receiver serves every class, 10,000 flows in all.
+pub struct Crowd {
+    pub forwarder: Forwarder,
+    /// One lane's bytes for each sender.
+    pub lanes: Vec<Vec<u8>>,
 }
 
-pub fn table_of(labels: usize) -> Fib {
-    let upserts = (0..labels).map(|n| {
-        let (tenant, label) = million(n);
-        let members = vec![Egress {
-            router: router(2 + (n % 50) as u32),
-            weight: 100,
-        }];
-        Entry::Class(ClassEntry {
-            tenant,
-            label,
-            own: members.clone(),
-            subtree: members,
-        })
-    });
+/// Members of each kind.
+pub const CROWD: usize = 10;
+/// Messages of one lane in one pass: 26 KB, what a busy connection brings in a tick.
+pub const CROWD_BATCH: usize = 410;
+
+fn identity(number: u32, classes: Vec<Membership>, groups: Vec<Label>) -> Entry {
+    Entry::Identity(IdentityEntry {
+        uri: format!("spiffe://d/{number}"),
+        agent: agent(number, 0),
+        tenant: 1,
+        policy: 1,
+        classes,
+        groups,
+    })
+}
+
+fn applied(fib: &Fib, upserts: Vec<Entry>) -> Arc<Fib> {
+    let base = fib.generation();
     let delta = Delta {
-        generation: Generation(1),
-        upserts: upserts.collect(),
+        base,
+        generation: Generation(base.0 + 1),
+        upserts,
         ..Delta::default()
     };
-    match Fib::empty(1, router(1)).apply(&delta) {
-        Ok(fib) => fib,
+    match fib.apply(&delta) {
+        Ok(fib) => Arc::new(fib),
         Err(rejections) => panic!("{}", rejections[0]),
     }
 }
 
-/// A delta that changes `count` scattered classes of [`table_of`].
-pub fn difference(fib: &Fib, count: usize) -> Delta {
-    let upserts = (0..count).map(|n| {
-        let (tenant, label) = million(n * 997 % fib.labels());
-        let members = vec![Egress {
-            router: router(9),
-            weight: 50,
-        }];
-        Entry::Class(ClassEntry {
-            tenant,
-            label,
-            own: members.clone(),
-            subtree: members,
-        })
-    });
-    let base = fib.generation();
-    let generation = Generation(base.0 + 1);
-    Delta {
-        base,
-        generation,
-        upserts: upserts.collect(),
-        removes: vec![],
+fn instances(fib: Arc<Fib>, numbers: impl Iterator<Item = u32>) -> Forwarder {
+    let mut forwarder = Forwarder::new(Default::default(), fib);
+    for number in numbers {
+        let role = PeerRole::Instance {
+            uri: format!("spiffe://d/{number}"),
+            label: agent(number, 1),
+        };
+        forwarder.peer_up(peer(number), role).unwrap();
     }
+    forwarder
+}
+
+/// Senders are agents and peers 1 to 10, receivers 11 to 20.
+pub fn crowd() -> Crowd {
+    let classes = (0..CROWD).map(|n| Membership {
+        tenant: 1,
+        label: class(n),
+        weight: 100,
+    });
+    let classes: Vec<Membership> = classes.collect();
+    let identities = (1..=2 * CROWD as u32).map(|number| match number as usize > CROWD {
+        true => identity(number, classes.clone(), vec![]),
+        false => identity(number, vec![], vec![]),
+    });
+    let fib = applied(&table(CROWD, 0, false), identities.collect());
+    let lane = |sender: u32| {
+        let message = |at: usize| {
+            let flow = at * 7_919 % (LABELS / CROWD);
+            let requested = class(flow % CROWD);
+            message(agent(sender, 1), requested, requested, flow as u64)
+        };
+        (0..CROWD_BATCH).flat_map(message).collect()
+    };
+    Crowd {
+        forwarder: instances(fib, 1..=2 * CROWD as u32),
+        lanes: (1..=CROWD as u32).map(lane).collect(),
+    }
+}
+
+/// Every sender's lane through the forwarder, then out to all receivers.
+pub fn crowd_pass(forwarder: &mut Forwarder, lanes: Vec<BytesMut>) -> usize {
+    for (sender, mut data) in (1..).zip(lanes) {
+        let progress = forwarder.lane(NOW, peer(sender), 0, CLASS, &mut data);
+        assert_eq!(
+            progress.map(|progress| progress.messages),
+            Ok(CROWD_BATCH as u32)
+        );
+    }
+    drain(forwarder)
+}
+
+/// One sender, agent 1, and a group of ten, agents 2 to 11; their slabs ask for the group.
+pub fn group() -> (Forwarder, Vec<Vec<u8>>) {
+    let group = Label::group(1).unwrap();
+    let mut entries: Vec<Entry> = (2..=11)
+        .map(|number| identity(number, vec![], vec![group]))
+        .collect();
+    entries.push(identity(1, vec![], vec![]));
+    entries.push(Entry::Group(GroupEntry {
+        label: group,
+        tenant: 1,
+        routers: vec![router(1)],
+    }));
+    let fib = applied(&table(1, 0, false), entries);
+    let slab = (0..BATCH).flat_map(|at| message(agent(1, 1), group, group, at as u64));
+    (instances(fib, 1..=11), vec![slab.collect()])
 }

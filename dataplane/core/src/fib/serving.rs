@@ -1,0 +1,121 @@
+//! Who serves a class by the table alone: the class itself, the shared one, a parent (R9, R13). Refuses to know
+//! policy and who is alive; the forwarder asks for both at each step of the same order.
+
+use core::hint::black_box;
+
+use caplane_wire::Label;
+
+use super::Fib;
+use super::edge::{ClassView, Place};
+
+/// The class that serves a question, as the table has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// Tenant of the class matched; 0 = shared.
+    pub tenant: u32,
+    /// The class matched: the one asked for, or one above it.
+    pub label: Label,
+    /// The first of its egress routers.
+    pub egress: Label,
+}
+
+/// Questions whose loads are under way at once. The out-of-order window of today's cores holds about as many.
+const BATCH: usize = 32;
+
+impl Fib {
+    /// Who serves `label` for `tenant`.
+    #[inline]
+    pub fn serving(&self, tenant: u32, label: Label) -> Option<Serving> {
+        let mut at = label;
+        loop {
+            let of = |owner| {
+                let view = self.edge.class(owner, at)?;
+                serving(&view, owner, at, at != label)
+            };
+            let shared = || if tenant == 0 { None } else { of(0) };
+            if let Some(found) = of(tenant).or_else(shared) {
+                return Some(found);
+            }
+            at = at.parent()?;
+        }
+    }
+
+    /// [`Fib::serving`] of many `asked` at once: every round first loads what it will look at, so that a large
+    /// table's memory is waited for once for all of them and not once for each.
+    ///
+    /// # Panics
+    ///
+    /// When `found` is shorter than `asked`.
+    pub fn serving_all(&self, asked: &[(u32, Label)], found: &mut [Option<Serving>]) {
+        let found = &mut found[..asked.len()];
+        for (asked, found) in asked.chunks(BATCH).zip(found.chunks_mut(BATCH)) {
+            self.serving_batch(asked, found);
+        }
+    }
+
+    /// Rounds in the order of [`Fib::serving`], for those that found nothing in the round before.
+    fn serving_batch(&self, asked: &[(u32, Label)], found: &mut [Option<Serving>]) {
+        let mut open: [u8; BATCH] = core::array::from_fn(|at| at as u8);
+        let mut labels = [Label::NONE; BATCH];
+        for (label, asked) in labels.iter_mut().zip(asked) {
+            *label = asked.1;
+        }
+        let mut places = [Place::NOWHERE; BATCH];
+        let mut count = asked.len();
+        for round in 0.. {
+            let (shared, above) = (round % 2 == 1, round >= 2);
+            let owner = |at: usize| if shared { 0 } else { asked[at].0 };
+            for (place, at) in places.iter_mut().zip(&open[..count]) {
+                let at = usize::from(*at);
+                *place = self.edge.place(owner(at), labels[at]);
+            }
+            // Nothing but loads: the fewer instructions between them, the more are under way at once.
+            black_box(
+                places[..count]
+                    .iter()
+                    .fold(0, |sum, place| sum ^ place.touch()),
+            );
+            let mut still = 0;
+            for n in 0..count {
+                let at = usize::from(open[n]);
+                let view = self.edge.class_at(&places[n]);
+                found[at] = view.and_then(|view| serving(&view, owner(at), labels[at], above));
+                open[still] = at as u8;
+                still += usize::from(found[at].is_none());
+            }
+            count = still;
+            if shared {
+                count = climb(&mut open[..still], &mut labels);
+            }
+            if count == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// One level up for those `open`; those at the top are out. Returns how many are left, in front.
+fn climb(open: &mut [u8], labels: &mut [Label; BATCH]) -> usize {
+    let mut left = 0;
+    for n in 0..open.len() {
+        let label = &mut labels[usize::from(open[n])];
+        if let Some(parent) = label.parent() {
+            *label = parent;
+            open[left] = open[n];
+            left += 1;
+        }
+    }
+    left
+}
+
+/// Of classes above the one asked for only their own members serve.
+#[inline]
+fn serving(view: &ClassView<'_>, tenant: u32, label: Label, above: bool) -> Option<Serving> {
+    let members = if above { view.own() } else { view.subtree() };
+    let first = members.as_slice().first()?;
+    Some(Serving {
+        tenant,
+        label,
+        egress: first.router,
+    })
+}
