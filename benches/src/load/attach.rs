@@ -92,6 +92,7 @@ impl Seat {
                 instance_name: instance_name.to_owned(),
                 role: v1::Role::Instance.into(),
                 software: concat!("caplane-load ", env!("CARGO_PKG_VERSION")).to_owned(),
+                worker: 0,
                 ..v1::Hello::default()
             })),
         };

@@ -134,6 +134,7 @@ impl Peer {
             agent_card: Vec::new(),
             receive_window: 0,
             software: "hostile".to_owned(),
+            worker: 0,
         }));
     }
 

@@ -40,6 +40,8 @@ pub struct Attached {
     pub label: Label,
     /// The connection that had this name before; it is to be closed.
     pub replaced: Option<PeerKey>,
+    /// Grows with every attachment: of two that claim one label the larger counts.
+    pub serial: u64,
 }
 
 /// All 63 numbers of the agent are in use.
@@ -115,7 +117,11 @@ impl Attachments {
             .insert(label.bits(), entry)
             .map(|old| old.arrival.peer);
         self.changed.insert(label.bits());
-        Ok(Attached { label, replaced })
+        Ok(Attached {
+            label,
+            replaced,
+            serial: self.serials,
+        })
     }
 
     /// Forgets `label`, if it is still `peer`'s. Returns whether it was.

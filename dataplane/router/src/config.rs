@@ -28,7 +28,7 @@ pub struct RouterConfig {
     pub advertise: Option<HostPort>,
     /// Folder of the stored table and `addresses.json`.
     pub state_dir: PathBuf,
-    /// Worker threads. Exactly 1 in this release.
+    /// Worker threads, 1 to 64.
     pub workers: u8,
     /// Where the tables come from.
     pub controller: ControllerConfig,

@@ -39,13 +39,14 @@ pub fn encode(frame: Frame) -> Vec<u8> {
 }
 
 /// What a router says when it opens a neighbour link.
-pub fn router_hello() -> Vec<u8> {
+pub fn router_hello(worker: u8) -> Vec<u8> {
     encode(Frame::Hello(Hello {
         instance_name: String::new(),
         role: Role::Router.into(),
         agent_card: Vec::new(),
         receive_window: 0,
         software: SOFTWARE.to_owned(),
+        worker: u32::from(worker),
     }))
 }
 
@@ -111,7 +112,7 @@ mod tests {
     /// No truncation and no flipped bit of a frame panics.
     #[test]
     fn damaged_frames_never_panic() {
-        let whole = router_hello();
+        let whole = router_hello(3);
         for end in 0..whole.len() {
             let _ = decode(Bytes::copy_from_slice(&whole[..end]));
         }

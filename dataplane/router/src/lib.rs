@@ -14,6 +14,7 @@ mod backoff;
 pub mod config;
 pub mod control;
 pub mod control_frame;
+pub mod exchange;
 pub mod fib_file;
 mod fnv;
 mod lookup;

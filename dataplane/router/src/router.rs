@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use caplane_core::forward::ForwarderConfig;
 use caplane_transport::{
-    Credentials, CredentialsError, Endpoint, EndpointConfig, EndpointError, TrustBundle,
+    Credentials, CredentialsError, Endpoint, EndpointConfig, EndpointError, TrustBundle, Waker,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::RouterConfig;
 use crate::control::{self, ControlParts};
+use crate::exchange::{self, Bell};
 use crate::fib_file::{self, FibFileError, HeldTable};
 use crate::shared::{COMMANDS_MAX, Command, NOTES_MAX, Shared, WorkerHandle};
 use crate::southbound::tls::{ControllerTls, ControllerTlsError};
@@ -75,7 +76,7 @@ pub enum Ended {
 
 /// What was bound and read, before any thread runs.
 struct Bound {
-    endpoint: Endpoint,
+    endpoints: Vec<Endpoint>,
     admin: std::net::TcpListener,
     addresses: Addresses,
     tls: ControllerTls,
@@ -107,14 +108,19 @@ impl Router {
         };
         std::fs::create_dir_all(&config.state_dir).map_err(state_dir)?;
         let tls = ControllerTls::load(&config.controller, &config.credentials)?;
-        let endpoint = Endpoint::bind(endpoint_config(config, credentials(config)?))?;
+        let endpoints = vec![Endpoint::bind(endpoint_config(
+            config,
+            credentials(config)?,
+        ))?];
         let admin =
             std::net::TcpListener::bind(config.admin).map_err(|cause| StartError::Admin {
                 address: config.admin,
                 cause,
             })?;
         let addresses = Addresses {
-            listen: endpoint.local_addr(),
+            listen: endpoints
+                .first()
+                .map_or(config.listen, Endpoint::local_addr),
             admin: admin.local_addr().map_err(StartError::Thread)?,
         };
         let fib_path = config.state_dir.join(fib_file::FILE_NAME);
@@ -122,7 +128,7 @@ impl Router {
         write_addresses(config, addresses).map_err(state_dir)?;
 
         let bound = Bound {
-            endpoint,
+            endpoints,
             admin,
             addresses,
             tls,
@@ -139,17 +145,28 @@ impl Router {
         let fib = bound.held.fib.clone();
         let shared = Arc::new(Shared::new(config.name.clone(), fib, config.workers));
         let (note_sender, notes) = mpsc::channel(NOTES_MAX);
-        let (command_sender, commands) = crossbeam::channel::bounded(COMMANDS_MAX);
-        let workers = vec![WorkerHandle::new(command_sender, bound.endpoint.waker())];
-        let worker = WorkerParts {
-            index: 0,
-            endpoint: bound.endpoint,
-            shared: shared.clone(),
-            commands,
-            notes: note_sender,
-            limits: config.limits.clone(),
-            timers: config.timers.clone(),
-        };
+        let bells = bound
+            .endpoints
+            .iter()
+            .map(|endpoint| bell(endpoint.waker()));
+        let ports = exchange::ports(bells.collect(), config.limits.peers_max);
+        let mut workers = Vec::new();
+        let mut parts = Vec::new();
+        for (index, (endpoint, port)) in bound.endpoints.into_iter().zip(ports).enumerate() {
+            let (command_sender, commands) = crossbeam::channel::bounded(COMMANDS_MAX);
+            workers.push(WorkerHandle::new(command_sender, endpoint.waker()));
+            parts.push(WorkerParts {
+                index: index as u8,
+                endpoint,
+                port,
+                shared: shared.clone(),
+                commands,
+                notes: note_sender.clone(),
+                limits: config.limits.clone(),
+                timers: config.timers.clone(),
+            });
+        }
+        drop(note_sender);
         let (end_sender, ends) = mpsc::channel(usize::from(config.workers));
         let mut router = Self {
             addresses: bound.addresses,
@@ -160,7 +177,12 @@ impl Router {
             control: None,
             drain_period: config.timers.drain_period,
         };
-        router.threads.push(spawn_worker(worker, end_sender)?);
+        for worker in parts {
+            router
+                .threads
+                .push(spawn_worker(worker, end_sender.clone())?);
+        }
+        drop(end_sender);
         let counts = Arc::new(SessionCounts::default());
         let listen = bound.addresses.listen.to_string();
         let address = config
@@ -287,6 +309,15 @@ fn spawn_worker(
             guard.end = end.map_err(|e| format!("worker {index}: {e}"));
         })
         .map_err(StartError::Thread)
+}
+
+/// What wakes a worker from another.
+fn bell(waker: Waker) -> Bell {
+    Box::new(move || {
+        if let Err(error) = waker.wake() {
+            tracing::warn!(event = "wake_failed", %error, "a worker goes on at its next timer");
+        }
+    })
 }
 
 fn spawn_control(parts: ControlParts) -> Result<JoinHandle<()>, StartError> {

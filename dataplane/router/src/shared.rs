@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use caplane_core::Fib;
-use caplane_core::forward::PeerKey;
 use caplane_proto::v1;
 use caplane_transport::{PeerId, Waker};
 use caplane_wire::Label;
@@ -117,8 +116,6 @@ pub enum Command {
         /// Why, in words.
         reason: String,
     },
-    /// The same instance attached at another worker.
-    Replaced(PeerKey),
     /// The addresses of a neighbour's host name; empty = none was found.
     NeighbourAddress {
         /// The neighbour.

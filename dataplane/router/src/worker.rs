@@ -13,6 +13,7 @@ mod bulk;
 mod clock;
 mod draining;
 mod egress;
+mod exchanging;
 mod frames;
 mod links;
 mod log_limit;
@@ -39,11 +40,13 @@ use self::attach::{Leaving, Refusal};
 use self::bulk::Bulks;
 use self::clock::Clock;
 use self::draining::Drain;
+use self::exchanging::Exchanging;
 use self::links::{Action, Links};
 use self::log_limit::LogLimit;
 use self::peers::{Peers, Phase};
 use self::welcomes::Welcomes;
 use crate::config::{Limits, Timers};
+use crate::exchange::{Port, Post};
 use crate::shared::{Command, Note, Shared};
 
 pub(crate) use self::frames::CONTROL_BYTES_MAX;
@@ -58,6 +61,8 @@ pub struct WorkerParts {
     pub index: u8,
     /// Its bound endpoint.
     pub endpoint: Endpoint,
+    /// Its side of the exchange with the other workers.
+    pub port: Port,
     /// What it shares with the control thread.
     pub shared: Arc<Shared>,
     /// What the control thread asks of it.
@@ -79,6 +84,7 @@ pub struct Worker {
     links: Links<PeerId>,
     link_actions: Vec<Action<PeerId>>,
     bulks: Bulks,
+    exchanging: Exchanging,
     /// Connections that end after a Bye.
     leaving: Vec<Leaving>,
     hello_deadlines: VecDeque<(Duration, PeerId)>,
@@ -123,6 +129,7 @@ impl Worker {
             links,
             link_actions: Vec::new(),
             bulks: Bulks::default(),
+            exchanging: Exchanging::new(parts.port),
             leaving: Vec::new(),
             hello_deadlines: VecDeque::new(),
             welcomes: Welcomes::default(),
@@ -158,12 +165,17 @@ impl Worker {
     fn tick(&mut self) -> io::Result<bool> {
         let timeout = self.timeout();
         self.hurry = false;
+        let idle = timeout != Some(Duration::ZERO) && self.exchanging.port.may_sleep();
+        let timeout = if idle { timeout } else { Some(Duration::ZERO) };
         self.endpoint.wait(timeout)?;
+        self.exchanging.port.awake();
         let (instant, now) = self.clock.tick();
         self.now = now;
         self.counts.ticks += 1;
         self.take_table();
         self.take_commands();
+        self.take_posts();
+        self.take_handed();
         self.endpoint.receive(instant)?;
         while let Some(event) = self.endpoint.next_event() {
             self.on_event(event);
@@ -172,8 +184,10 @@ impl Worker {
         self.expire_hellos();
         self.welcome_overdue();
         let done = self.drained() || self.stop;
+        self.retry_stalled();
         self.send_all();
         self.hurry |= self.resume_unblocked();
+        self.settle_exchange();
         self.endpoint.flush(instant)?;
         self.close_leaving();
         Ok(done)
@@ -248,7 +262,9 @@ impl Worker {
                     address,
                     uri,
                 } => {
-                    let dialled = self.endpoint.connect(address, Some(&uri));
+                    let dialled = self
+                        .endpoint
+                        .connect_to_worker(address, Some(&uri), self.index);
                     if let Err(error) = &dialled {
                         tracing::warn!(event = "dial_failed", %router, %address, %error);
                     }
@@ -265,6 +281,7 @@ impl Worker {
                 Action::Alive { peer, alive } => {
                     let key = self.peers.key(peer);
                     self.forwarder.peer_alive(key, alive);
+                    self.exchanging.port.post_all(&Post::Alive(key, alive));
                     let uri = self.peers.get(peer).map_or("", |p| p.uri.as_str());
                     tracing::warn!(event = "link_liveness", %uri, alive);
                 }
@@ -306,7 +323,6 @@ impl Worker {
                     self.leave(id, Refusal::new(code, reason));
                 }
             }
-            Command::Replaced(key) => self.replaced(key),
             Command::NeighbourAddress {
                 router,
                 name,
@@ -398,6 +414,8 @@ impl Worker {
             let key = self.peers.key(peer);
             let datagram_max = self.endpoint.datagram_max(peer);
             self.forwarder.peer_datagram_max(key, datagram_max);
+            let post = Post::DatagramMax(key, datagram_max);
+            self.exchanging.port.post_all(&post);
         }
     }
 
@@ -424,7 +442,7 @@ impl Worker {
         self.counts.neighbours = self.links.len() as u64;
         self.counts.links_up = up as u64;
         self.counts.links_alive = alive as u64;
-        self.counts.bulk_active = self.bulks.len() as u64;
+        self.counts.bulk_active = (self.bulks.len() + self.exchanging.bulks()) as u64;
         WorkerSnapshot {
             forwarder: self.forwarder.counters().clone(),
             transport: self.endpoint.counters().clone(),

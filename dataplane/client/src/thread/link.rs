@@ -88,6 +88,7 @@ impl Link {
             agent_card: config.agent_card.to_vec(),
             receive_window: config.receive.bytes_max as u64,
             software: config.software.clone(),
+            worker: 0,
         };
         if let Err(error) = self.say(Frame::Hello(hello), endpoint) {
             tracing::warn!(event = "hello_unsent", %error, "the connection is closed");

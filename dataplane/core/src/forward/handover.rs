@@ -102,6 +102,11 @@ impl Forwarder {
         }
     }
 
+    /// The name of a peer: an instance's label, or a neighbour's router label.
+    pub fn peer_label(&self, peer: PeerKey) -> Option<Label> {
+        self.peers.find(peer).map(|at| self.name_of(at))
+    }
+
     /// What changed of the queues here that others fill; call until `None` once a tick.
     pub fn pressure(&mut self) -> Option<Pressure> {
         self.pressure.pop_front()

@@ -4,8 +4,11 @@
 /// OpenTelemetry's Prometheus exporters use.
 pub const ADMIN: &str = "127.0.0.1:9464";
 
-/// Worker threads.
+/// Worker threads. One core forwards gigabits; "auto" takes them all.
 pub const WORKERS: u8 = 1;
+
+/// Most worker threads. Each has a ring to every other and a socket of its own; the limit keeps both small.
+pub const WORKERS_MAX: u8 = 64;
 
 /// DNS name in the controller's certificate.
 pub const CONTROLLER_SERVER_NAME: &str = "caplane-controller";

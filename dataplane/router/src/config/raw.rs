@@ -27,7 +27,7 @@ struct RawConfig {
     admin: Option<Spanned<String>>,
     advertise: Option<Spanned<String>>,
     state_dir: PathBuf,
-    workers: Option<Spanned<u64>>,
+    workers: Option<Spanned<RawWorkers>>,
     controller: RawController,
     credentials: RawCredentials,
     #[serde(default)]
@@ -36,6 +36,14 @@ struct RawConfig {
     limits: RawLimits,
     #[serde(default)]
     timers: RawTimers,
+}
+
+/// A number, or "auto".
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawWorkers {
+    Count(u64),
+    Word(String),
 }
 
 #[derive(Deserialize)]
@@ -183,18 +191,29 @@ fn host_port(raw: &Spanned<String>, field: &str) -> Result<HostPort, Fault> {
     HostPort::parse(raw.get_ref()).map_err(|cause| fault(raw, format!("{field}: {cause}")))
 }
 
-fn workers(raw: Option<&Spanned<u64>>) -> Result<u8, Fault> {
-    match raw {
-        None => Ok(defaults::WORKERS),
-        Some(raw) if *raw.get_ref() == 1 => Ok(1),
-        Some(raw) => Err(fault(
-            raw,
-            format!(
-                "workers = {} is not possible yet; this release runs exactly 1",
-                raw.get_ref()
-            ),
-        )),
-    }
+fn workers(raw: Option<&Spanned<RawWorkers>>) -> Result<u8, Fault> {
+    let Some(raw) = raw else {
+        return Ok(defaults::WORKERS);
+    };
+    let wanted = match raw.get_ref() {
+        RawWorkers::Count(count) => u8::try_from(*count).ok(),
+        RawWorkers::Word(word) if word == "auto" => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            Some(cores.min(usize::from(defaults::WORKERS_MAX)) as u8)
+        }
+        RawWorkers::Word(_) => None,
+    };
+    wanted
+        .filter(|count| (1..=defaults::WORKERS_MAX).contains(count))
+        .ok_or_else(|| {
+            fault(
+                raw,
+                format!(
+                    "workers must be 1 to {}, or \"auto\" for one on each core",
+                    defaults::WORKERS_MAX
+                ),
+            )
+        })
 }
 
 fn credentials(raw: RawCredentials, folder: &Path) -> Result<CredentialsConfig, Fault> {

@@ -116,8 +116,16 @@ fn values_out_of_range_say_what_is_allowed() {
     let (line, column, message) = fault(&format!("{LEAST}\n[timers]\nprobe_misses = 1\n"));
     assert_eq!((line, column), (15, 16));
     assert!(message.contains("2 to 100"), "{message}");
-    let (_, _, message) = fault(&LEAST.replace("state_dir", "workers = 4\nstate_dir"));
-    assert!(message.contains("exactly 1"), "{message}");
+    for wrong in ["0", "65", "\"many\""] {
+        let told = LEAST.replace("state_dir", &format!("workers = {wrong}\nstate_dir"));
+        let (_, _, message) = fault(&told);
+        assert!(message.contains("1 to 64"), "{message}");
+    }
+    let auto = LEAST.replace("state_dir", "workers = \"auto\"\nstate_dir");
+    let cores = std::thread::available_parallelism().unwrap().get().min(64);
+    assert_eq!(usize::from(parse(&auto).unwrap().workers), cores);
+    let four = LEAST.replace("state_dir", "workers = 4\nstate_dir");
+    assert_eq!(parse(&four).unwrap().workers, 4);
 }
 
 #[test]

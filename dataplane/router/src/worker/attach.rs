@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caplane_core::fib::IdentityEntry;
-use caplane_core::forward::{PeerError, PeerRole};
+use caplane_core::forward::{PeerError, PeerKey, PeerRole};
 use caplane_proto::v1::control_frame::Frame;
 use caplane_proto::v1::{ByeCode, Hello, Limits, Role, Welcome};
 use caplane_transport::PeerId;
@@ -18,6 +18,7 @@ use super::Worker;
 use super::peers::Phase;
 use crate::attachments::Arrival;
 use crate::control_frame;
+use crate::exchange::Post;
 
 /// Longest card taken from `Hello` (control.proto).
 const CARD_BYTES_MAX: usize = 64 * 1024;
@@ -65,7 +66,7 @@ impl Worker {
         self.peers.insert(id, uri, phase);
         self.hello_deadlines.push_back((deadline, id));
         if wanted.is_some() {
-            self.send_control(id, &control_frame::router_hello());
+            self.send_control(id, &control_frame::router_hello(self.index));
         } else if dialled {
             let reason = "the link left the table while it was dialled";
             self.leave(id, Refusal::new(ByeCode::Normal, reason));
@@ -87,8 +88,12 @@ impl Worker {
                 ByeCode::Drained,
                 "this router is draining; attach to another one",
             )),
+            _ if self.exchanging.port.is_behind() => Err(Refusal::new(
+                ByeCode::Overloaded,
+                "this router's workers do not keep up with those who come and go; try again",
+            )),
             Role::Instance => self.attach_instance(id, uri, hello),
-            Role::Router => self.accept_neighbour(id, &uri),
+            Role::Router => self.accept_neighbour(id, &uri, hello.worker),
             Role::Unspecified => Err(Refusal::new(
                 ByeCode::Protocol,
                 "Hello names no role; say ROLE_INSTANCE or ROLE_ROUTER",
@@ -136,20 +141,20 @@ impl Worker {
             .attachments()
             .attach(arrival, elsewhere)
             .map_err(|e| Refusal::new(ByeCode::InstanceLimit, e.to_string()))?;
-        if let Some(old) = attached.replaced {
-            // With several workers the old one may live elsewhere and is told by command.
-            self.replaced(old);
-        }
         let label = attached.label;
+        if let Some(old) = attached.replaced {
+            self.supersede(old, label);
+        }
         let role = PeerRole::Instance {
             uri: uri.clone(),
             label,
         };
-        if let Err(error) = self.forwarder.peer_up(key, role) {
+        if let Err(error) = self.forwarder.peer_up(key, role.clone()) {
             self.shared.attachments().detach(label, key);
             return Err(refusal_of(&error));
         }
         self.set_attached(id, Phase::Instance { label });
+        self.announce(id, role, attached.serial);
         self.counts.instances += 1;
         self.shared.control.notify_one();
         tracing::info!(event = "attached", %uri, %label);
@@ -173,7 +178,9 @@ impl Worker {
         }
     }
 
-    fn accept_neighbour(&mut self, id: PeerId, uri: &str) -> Result<(), Refusal> {
+    fn accept_neighbour(&mut self, id: PeerId, uri: &str, worker: u32) -> Result<(), Refusal> {
+        let worker = u8::try_from(worker)
+            .map_err(|_| Refusal::new(ByeCode::Protocol, "Hello.worker must be at most 255"))?;
         match self.links.by_uri(uri) {
             None => Err(Refusal::new(
                 ByeCode::UnknownIdentity,
@@ -186,7 +193,7 @@ impl Worker {
                 "the table says that this side dials; wait for it",
             )),
             Some((router, false)) => {
-                self.neighbour_up(id, router)?;
+                self.neighbour_up(id, router, worker)?;
                 let welcome = self.welcome(router, 0, 7);
                 self.send_control(id, &welcome);
                 Ok(())
@@ -212,21 +219,24 @@ impl Worker {
             self.leave(id, Refusal::new(ByeCode::Protocol, reason));
             return;
         }
-        if let Err(refusal) = self.neighbour_up(id, router) {
+        if let Err(refusal) = self.neighbour_up(id, router, 0) {
             self.leave(id, refusal);
         }
     }
 
-    fn neighbour_up(&mut self, id: PeerId, router: Label) -> Result<(), Refusal> {
-        if let Some(old) = self.links.up(self.now.mono, router, id) {
+    /// `worker` = the neighbour's worker that dialled; 0 on a link that this side dialled.
+    fn neighbour_up(&mut self, id: PeerId, router: Label, worker: u8) -> Result<(), Refusal> {
+        if let Some(old) = self.links.up(self.now.mono, router, worker, id) {
             let reason = "the neighbour linked again; the newer connection stays";
             self.leave(old, Refusal::new(ByeCode::Replaced, reason));
         }
         let key = self.peers.key(id);
+        let role = PeerRole::Neighbour { router };
         self.forwarder
-            .peer_up(key, PeerRole::Neighbour { router })
+            .peer_up(key, role.clone())
             .map_err(|e| refusal_of(&e))?;
         self.set_attached(id, Phase::Neighbour { router });
+        self.announce(id, role, 0);
         tracing::info!(event = "link_up", %router);
         Ok(())
     }
@@ -264,9 +274,11 @@ impl Worker {
         policy.map_or(0, |policy| policy.priority_max())
     }
 
-    /// The same instance attached again: the older connection goes.
-    pub(super) fn replaced(&mut self, old: caplane_core::forward::PeerKey) {
-        let Some(id) = self.peers.by_key(old).map(|peer| peer.id) else {
+    /// The same instance attached again: the older connection goes, if its slot is not another's by now.
+    pub(super) fn replaced(&mut self, old: PeerKey, label: Label) {
+        let peer = self.peers.by_key(old);
+        let peer = peer.filter(|peer| peer.phase == Phase::Instance { label });
+        let Some(id) = peer.map(|peer| peer.id) else {
             return;
         };
         let reason = "the same instance name attached again; the newer connection stays";
@@ -302,8 +314,7 @@ impl Worker {
         if self.leaving.iter().any(|leaving| leaving.id == id) {
             return;
         }
-        let key = self.peers.key(id);
-        self.forwarder.peer_draining(key);
+        self.peer_drains(id);
         self.leaving.push(Leaving {
             id,
             code: ByeCode::Normal,
@@ -311,6 +322,13 @@ impl Worker {
             until: self.now.mono + PEER_BYE_PERIOD,
             said_by_us: false,
         });
+    }
+
+    /// The peer takes no new class traffic.
+    pub(super) fn peer_drains(&mut self, id: PeerId) {
+        let key = self.peers.key(id);
+        self.forwarder.peer_draining(key);
+        self.exchanging.port.post_all(&Post::Draining(key));
     }
 
     /// Closes connections that are done: our Bye was acknowledged, or the time is over (WF-118).
@@ -343,7 +361,13 @@ impl Worker {
         for ended in self.bulks.peer_gone(&mut self.endpoint, id) {
             self.bulk_ended(ended);
         }
+        self.far_cut_all(id);
         let lost = self.forwarder.peer_down(self.now, key);
+        let label = match phase {
+            Phase::Instance { label } => Some(label),
+            _ => None,
+        };
+        self.denounce(key, label);
         match phase {
             Phase::Instance { label } => {
                 self.counts.instances -= 1;

@@ -2,7 +2,11 @@
 //! through, with the receiver's flow control holding the sender back.
 //!
 //! What stands here of a message is at most what arrived before its ingress
-//! stream was paused. Refuses to know routing: the Forwarder has decided.
+//! stream was paused. A message may come in at another worker: then its pieces come by a ring, and instead of
+//! pausing a stream that worker is told what was taken ([`far`] is its side). Refuses to know routing:
+//! the Forwarder has decided.
+
+pub(super) mod far;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -18,10 +22,25 @@ pub(super) struct Ingress {
     pub(super) stream: BulkRx,
 }
 
-/// How a bulk message ended; the worker tells the Forwarder.
+/// Where a bulk message comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Source {
+    /// A stream of this worker.
+    Here(Ingress),
+    /// A stream of another worker, which calls it `id`.
+    Far { worker: u8, id: u32 },
+}
+
+impl Source {
+    fn is_from(&self, peer: PeerId) -> bool {
+        matches!(self, Source::Here(ingress) if ingress.peer == peer)
+    }
+}
+
+/// How a bulk message ended; the worker tells the Forwarder, or the worker it came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ended {
-    pub(super) from: PeerId,
+    pub(super) from: Source,
     pub(super) to: PeerId,
     pub(super) end: End,
 }
@@ -32,8 +51,8 @@ pub(super) enum End {
     Complete { bytes: u64 },
     /// Its sender reset it, or vanished.
     CutBySender,
-    /// The way on is gone; this is the header it came with.
-    WayOnGone { head: Head },
+    /// The way on is gone; this is the header it came with, and the code for its stream.
+    WayOnGone { head: Head, code: u64 },
 }
 
 /// A message header, as it came.
@@ -51,6 +70,8 @@ struct Flow {
     waiting: VecDeque<(Bytes, bool)>,
     paused: bool,
     sent: u64,
+    /// The part of `sent` that its worker was told of.
+    told: u64,
 }
 
 /// Bulk messages under way to one receiving instance; more are refused. A link has 256 streams: one receiver that stands
@@ -60,11 +81,13 @@ pub(super) const PER_RECEIVER_MAX: usize = 64;
 /// All bulk messages of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Bulks {
-    flows: HashMap<Ingress, Flow>,
+    flows: HashMap<Source, Flow>,
     /// Bulk messages under way by where they go.
     towards: HashMap<PeerId, usize>,
     /// Which flows wait for which receiver to be writable.
-    blocked: BTreeSet<(PeerId, Ingress)>,
+    blocked: BTreeSet<(PeerId, Source)>,
+    /// What other workers are to be told: worker, its name for a message, bytes taken.
+    taken: Vec<(u8, u32, usize)>,
 }
 
 impl Bulks {
@@ -78,16 +101,21 @@ impl Bulks {
         self.towards.get(&to).copied().unwrap_or(0)
     }
 
-    /// True when `ingress` is a message whose head was let through.
-    pub(super) fn contains(&self, ingress: Ingress) -> bool {
-        self.flows.contains_key(&ingress)
+    /// True when `source` is a message whose head was let through.
+    pub(super) fn contains(&self, source: Source) -> bool {
+        self.flows.contains_key(&source)
+    }
+
+    /// What other workers are to be told was taken.
+    pub(super) fn take_taken(&mut self) -> Option<(u8, u32, usize)> {
+        self.taken.pop()
     }
 
     /// A message was let through to `to`; its first piece follows by [`Bulks::piece`].
-    pub(super) fn open(&mut self, ingress: Ingress, to: PeerId, class: TrafficClass, head: Head) {
+    pub(super) fn open(&mut self, source: Source, to: PeerId, class: TrafficClass, head: Head) {
         *self.towards.entry(to).or_default() += 1;
         self.flows.insert(
-            ingress,
+            source,
             Flow {
                 to,
                 head,
@@ -96,6 +124,7 @@ impl Bulks {
                 waiting: VecDeque::new(),
                 paused: false,
                 sent: 0,
+                told: 0,
             },
         );
     }
@@ -104,26 +133,26 @@ impl Bulks {
     pub(super) fn piece(
         &mut self,
         endpoint: &mut Endpoint,
-        ingress: Ingress,
+        source: Source,
         data: Bytes,
         fin: bool,
     ) -> Option<Ended> {
-        let flow = self.flows.get_mut(&ingress)?;
+        let flow = self.flows.get_mut(&source)?;
         flow.waiting.push_back((data, fin));
-        self.advance(endpoint, ingress)
+        self.advance(endpoint, source)
     }
 
     /// `to` may take more: moves what waits for it.
     pub(super) fn writable(&mut self, endpoint: &mut Endpoint, to: PeerId) -> Vec<Ended> {
-        let waiting: Vec<Ingress> = self
+        let waiting: Vec<Source> = self
             .blocked
             .iter()
             .filter(|(peer, _)| *peer == to)
-            .map(|&(_, ingress)| ingress)
+            .map(|&(_, source)| source)
             .collect();
         waiting
             .into_iter()
-            .filter_map(|ingress| self.advance(endpoint, ingress))
+            .filter_map(|source| self.advance(endpoint, source))
             .collect()
     }
 
@@ -131,13 +160,13 @@ impl Bulks {
     pub(super) fn cut_by_sender(
         &mut self,
         endpoint: &mut Endpoint,
-        ingress: Ingress,
+        source: Source,
     ) -> Option<Ended> {
-        let flow = self.remove(ingress)?;
+        let flow = self.remove(source)?;
         if let Some(tx) = flow.tx {
             endpoint.reset_bulk(flow.to, tx, StreamCode::CutShort.number());
         }
-        Some(flow.ended(ingress, End::CutBySender))
+        Some(flow.ended(source, End::CutBySender))
     }
 
     /// The receiver stopped the egress stream `tx`.
@@ -148,29 +177,29 @@ impl Bulks {
         tx: BulkTx,
         code: u64,
     ) -> Option<Ended> {
-        let ingress = self
+        let source = self
             .flows
             .iter()
             .find(|(_, flow)| flow.to == to && flow.tx == Some(tx))
-            .map(|(&ingress, _)| ingress)?;
-        self.way_on_gone(endpoint, ingress, code)
+            .map(|(&source, _)| source)?;
+        self.way_on_gone(endpoint, source, code)
     }
 
     /// A connection is gone: ends every message from it and to it.
     pub(super) fn peer_gone(&mut self, endpoint: &mut Endpoint, peer: PeerId) -> Vec<Ended> {
-        let touched: Vec<Ingress> = self
+        let touched: Vec<Source> = self
             .flows
             .iter()
-            .filter(|(ingress, flow)| ingress.peer == peer || flow.to == peer)
-            .map(|(&ingress, _)| ingress)
+            .filter(|(source, flow)| source.is_from(peer) || flow.to == peer)
+            .map(|(&source, _)| source)
             .collect();
         let mut ended = Vec::with_capacity(touched.len());
-        for ingress in touched {
-            if ingress.peer == peer {
-                ended.extend(self.cut_by_sender(endpoint, ingress));
+        for source in touched {
+            if source.is_from(peer) {
+                ended.extend(self.cut_by_sender(endpoint, source));
             } else {
                 let code = StreamCode::Gone.number();
-                ended.extend(self.way_on_gone(endpoint, ingress, code));
+                ended.extend(self.way_on_gone(endpoint, source, code));
             }
         }
         ended
@@ -178,49 +207,57 @@ impl Bulks {
 
     /// Sends as much of what waits as the egress stream takes; pauses or resumes the ingress
     /// stream accordingly.
-    fn advance(&mut self, endpoint: &mut Endpoint, ingress: Ingress) -> Option<Ended> {
-        let flow = self.flows.get_mut(&ingress)?;
-        match flow.push(endpoint) {
+    fn advance(&mut self, endpoint: &mut Endpoint, source: Source) -> Option<Ended> {
+        let flow = self.flows.get_mut(&source)?;
+        let pushed = flow.push(endpoint);
+        let blocked = match pushed {
             Pushed::All => {
-                self.blocked.remove(&(flow.to, ingress));
-                if flow.paused {
-                    flow.paused = false;
-                    endpoint.resume_bulk(ingress.peer, ingress.stream);
-                }
-                None
+                self.blocked.remove(&(flow.to, source));
+                false
             }
             Pushed::Blocked => {
-                self.blocked.insert((flow.to, ingress));
-                if !flow.paused {
-                    flow.paused = true;
-                    endpoint.pause_bulk(ingress.peer, ingress.stream);
-                }
-                None
+                self.blocked.insert((flow.to, source));
+                true
             }
             Pushed::Finished => {
-                let flow = self.remove(ingress)?;
+                let flow = self.remove(source)?;
                 let bytes = flow.sent;
-                Some(flow.ended(ingress, End::Complete { bytes }))
+                return Some(flow.ended(source, End::Complete { bytes }));
             }
-            Pushed::Failed => self.way_on_gone(endpoint, ingress, StreamCode::Gone.number()),
+            Pushed::Failed => {
+                return self.way_on_gone(endpoint, source, StreamCode::Gone.number());
+            }
+        };
+        match source {
+            Source::Here(ingress) if flow.paused != blocked => {
+                flow.paused = blocked;
+                match blocked {
+                    true => endpoint.pause_bulk(ingress.peer, ingress.stream),
+                    false => endpoint.resume_bulk(ingress.peer, ingress.stream),
+                }
+            }
+            Source::Far { worker, id } if flow.sent > flow.told => {
+                let bytes = (flow.sent - flow.told) as usize;
+                flow.told = flow.sent;
+                self.taken.push((worker, id, bytes));
+            }
+            Source::Here(_) | Source::Far { .. } => {}
         }
+        None
     }
 
-    fn way_on_gone(
-        &mut self,
-        endpoint: &mut Endpoint,
-        ingress: Ingress,
-        code: u64,
-    ) -> Option<Ended> {
-        endpoint.reset_rx(ingress.peer, ingress.stream.stream_id(), code);
-        let flow = self.remove(ingress)?;
+    fn way_on_gone(&mut self, endpoint: &mut Endpoint, source: Source, code: u64) -> Option<Ended> {
+        if let Source::Here(ingress) = source {
+            endpoint.reset_rx(ingress.peer, ingress.stream.stream_id(), code);
+        }
+        let flow = self.remove(source)?;
         let head = flow.head;
-        Some(flow.ended(ingress, End::WayOnGone { head }))
+        Some(flow.ended(source, End::WayOnGone { head, code }))
     }
 
-    fn remove(&mut self, ingress: Ingress) -> Option<Flow> {
-        let flow = self.flows.remove(&ingress)?;
-        self.blocked.remove(&(flow.to, ingress));
+    fn remove(&mut self, source: Source) -> Option<Flow> {
+        let flow = self.flows.remove(&source)?;
+        self.blocked.remove(&(flow.to, source));
         if let Entry::Occupied(mut count) = self.towards.entry(flow.to) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -270,9 +307,9 @@ impl Flow {
         Pushed::Blocked
     }
 
-    fn ended(&self, ingress: Ingress, end: End) -> Ended {
+    fn ended(&self, from: Source, end: End) -> Ended {
         Ended {
-            from: ingress.peer,
+            from,
             to: self.to,
             end,
         }

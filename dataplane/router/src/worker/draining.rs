@@ -106,6 +106,8 @@ impl Worker {
     fn all_sent(&self) -> bool {
         self.forwarder.counters().queued == 0
             && self.bulks.len() == 0
+            && self.exchanging.bulks() == 0
+            && self.exchanging.all_given()
             && self.peers.iter().all(|peer| self.endpoint.acked(peer.id))
     }
 

@@ -52,8 +52,7 @@ impl Worker {
             Frame::Resolve(query) => self.on_resolve(id, query),
             Frame::Probe(probe) => self.on_probe(id, phase, &probe),
             Frame::Drain(_) => {
-                let key = self.peers.key(id);
-                self.forwarder.peer_draining(key);
+                self.peer_drains(id);
             }
             Frame::Resolved(_) => {
                 let reason = "Resolved is said by routers to instances";

@@ -5,6 +5,9 @@
 //! The side the table says dials; the other accepts whoever carries the
 //! neighbour's URI. A link is *up* from `Welcome` on; while up it is probed, and one
 //! that stops answering is *not alive* until it answers again or QUIC gives it up.
+//!
+//! Every worker of the dialling side has a link of its own. Several of them may end at one worker of the
+//! accepting side (when it has fewer): they are told apart by the dialling worker's number.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -67,10 +70,14 @@ struct Up<P> {
     alive: bool,
 }
 
+/// A neighbour's number, and the worker there that dialled; 0 on a link that this side dials.
+type Key = (u32, u8);
+
 /// All links of one worker.
 #[derive(Debug)]
 pub(super) struct Links<P> {
-    links: BTreeMap<u32, Link<P>>,
+    /// For every neighbour there is one with worker 0; others while they are up.
+    links: BTreeMap<Key, Link<P>>,
     probe_interval: Duration,
     probe_misses: u32,
     seed: u64,
@@ -97,29 +104,30 @@ impl<P: Copy + Eq> Links<P> {
         let mut old = std::mem::take(&mut self.links);
         for entry in neighbours {
             let bits = entry.router.bits();
-            let kept = old.remove(&bits).and_then(|link| {
+            let held: Vec<Key> = old
+                .range((bits, 0)..=(bits, u8::MAX))
+                .map(|(key, _)| *key)
+                .collect();
+            for key in held {
+                let Some(link) = old.remove(&key) else {
+                    continue;
+                };
                 let same = link.entry.uri == entry.uri
                     && link.entry.dial == entry.dial
                     && (!entry.dial || link.entry.address == entry.address);
                 if same {
-                    return Some(link);
+                    let entry = entry.clone();
+                    self.links.insert(key, Link { entry, ..link });
+                } else {
+                    link.close(actions);
                 }
-                link.close(actions);
-                None
-            });
+            }
             let seed = self.seed ^ u64::from(bits);
-            let link = kept.map_or_else(
-                || Link {
-                    entry: entry.clone(),
-                    state: State::Idle { retry_at: now },
-                    backoff: Backoff::new(RETRY_FIRST, RETRY_LONGEST, seed),
-                },
-                |link| Link {
-                    entry: entry.clone(),
-                    ..link
-                },
-            );
-            self.links.insert(bits, link);
+            self.links.entry((bits, 0)).or_insert_with(|| Link {
+                entry: entry.clone(),
+                state: State::Idle { retry_at: now },
+                backoff: Backoff::new(RETRY_FIRST, RETRY_LONGEST, seed),
+            });
         }
         for link in old.into_values() {
             link.close(actions);
@@ -162,12 +170,12 @@ impl<P: Copy + Eq> Links<P> {
 
     /// Neighbours in the table.
     pub(super) fn len(&self) -> usize {
-        self.links.len()
+        self.links.keys().filter(|(_, worker)| *worker == 0).count()
     }
 
     /// The outcome of [`Action::Dial`]; `None` when the transport refused at once.
     pub(super) fn dialled(&mut self, now: Duration, router: Label, peer: Option<P>) {
-        if let Some(link) = self.links.get_mut(&router.bits()) {
+        if let Some(link) = self.links.get_mut(&(router.bits(), 0)) {
             match peer {
                 Some(peer) => link.state = State::Opening { peer },
                 None => link.fail(now),
@@ -184,7 +192,7 @@ impl<P: Copy + Eq> Links<P> {
         address: Option<SocketAddr>,
         actions: &mut Vec<Action<P>>,
     ) {
-        let Some(link) = self.links.get_mut(&router.bits()) else {
+        let Some(link) = self.links.get_mut(&(router.bits(), 0)) else {
             return;
         };
         if link.entry.address != name || !matches!(link.state, State::LookingUp { .. }) {
@@ -200,9 +208,20 @@ impl<P: Copy + Eq> Links<P> {
         }
     }
 
-    /// `Welcome` was said on `peer`. Returns the connection it takes the place of.
-    pub(super) fn up(&mut self, now: Duration, router: Label, peer: P) -> Option<P> {
-        let link = self.links.get_mut(&router.bits())?;
+    /// `Welcome` was said on `peer`, which the neighbour's `worker` dialled (0 when this side did). Returns the
+    /// connection it takes the place of.
+    pub(super) fn up(&mut self, now: Duration, router: Label, worker: u8, peer: P) -> Option<P> {
+        let key = (router.bits(), worker);
+        if !self.links.contains_key(&key) {
+            let first = self.links.get(&(router.bits(), 0))?;
+            let link = Link {
+                entry: first.entry.clone(),
+                state: State::Idle { retry_at: now },
+                backoff: Backoff::new(RETRY_FIRST, RETRY_LONGEST, self.seed),
+            };
+            self.links.insert(key, link);
+        }
+        let link = self.links.get_mut(&key)?;
         let before = link.peer().filter(|&old| old != peer);
         link.backoff.succeeded();
         link.state = State::Up(Up {
@@ -217,8 +236,13 @@ impl<P: Copy + Eq> Links<P> {
 
     /// A connection is gone or was refused.
     pub(super) fn down(&mut self, now: Duration, peer: P) {
-        if let Some(link) = self.links.values_mut().find(|l| l.peer() == Some(peer)) {
-            link.fail(now);
+        let mut links = self.links.iter_mut();
+        let Some((&key, link)) = links.find(|(_, link)| link.peer() == Some(peer)) else {
+            return;
+        };
+        link.fail(now);
+        if key.1 != 0 {
+            self.links.remove(&key);
         }
     }
 

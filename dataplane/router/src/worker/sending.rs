@@ -16,7 +16,10 @@ impl Worker {
     /// Sends what the queues hold, as far as the lanes take it.
     pub(super) fn send_all(&mut self) {
         while let Some(key) = self.forwarder.dirty() {
-            self.send_to(key);
+            match key.worker == self.index {
+                true => self.send_to(key),
+                false => self.hand_to(key),
+            }
         }
     }
 

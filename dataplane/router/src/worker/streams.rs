@@ -8,7 +8,7 @@ use caplane_transport::{BulkRx, BulkTx, LaneRx, LaneTx, PeerId};
 use caplane_wire::{HEADER_LEN, Header, StreamCode, TrafficClass};
 
 use super::Worker;
-use super::bulk::{End, Ended, Ingress, PER_RECEIVER_MAX};
+use super::bulk::{End, Ended, Head, Ingress, PER_RECEIVER_MAX, Source};
 use super::peers::Phase;
 
 impl Worker {
@@ -60,11 +60,16 @@ impl Worker {
         fin: bool,
     ) {
         let ingress = Ingress { peer, stream };
-        if !self.bulks.contains(ingress) && !self.open_bulk(ingress, class, &mut data) {
+        let source = Source::Here(ingress);
+        let known = self.bulks.contains(source) || self.far_bulk(ingress).is_some();
+        if !known && !self.open_bulk(ingress, class, &mut data) {
             return;
         }
         let piece: Bytes = data.freeze();
-        if let Some(ended) = self.bulks.piece(&mut self.endpoint, ingress, piece, fin) {
+        if let Some(id) = self.far_bulk(ingress) {
+            return self.far_piece(id, ingress, piece, fin);
+        }
+        if let Some(ended) = self.bulks.piece(&mut self.endpoint, source, piece, fin) {
             self.bulk_ended(ended);
         }
     }
@@ -84,11 +89,8 @@ impl Worker {
             .forwarder
             .bulk_open(self.now, key, class, &mut data[..head_len]);
         let code = match verdict {
-            BulkVerdict::Forward { to, class } => match self.receiver(to) {
-                Ok(to) => {
-                    self.bulks.open(ingress, to, class, head);
-                    return true;
-                }
+            BulkVerdict::Forward { to, class } => match self.join(ingress, to, class, head) {
+                Ok(()) => return true,
                 Err(reason) => {
                     self.forwarder.bulk_refused(self.now, key, reason, &head);
                     stream_code(reason)
@@ -101,23 +103,38 @@ impl Worker {
         false
     }
 
-    /// The connection of a bulk message's receiver, when it may have one more.
-    fn receiver(&mut self, to: PeerKey) -> Result<PeerId, DropReason> {
+    /// Joins a bulk message to its receiver, when that may have one more.
+    fn join(
+        &mut self,
+        ingress: Ingress,
+        to: PeerKey,
+        class: TrafficClass,
+        head: Head,
+    ) -> Result<(), DropReason> {
+        if to.worker != self.index {
+            return self.open_far_bulk(ingress, to, class, head);
+        }
         let peer = self.peers.by_key(to).ok_or(DropReason::PeerGone)?;
         let instance = matches!(peer.phase, Phase::Instance { .. });
-        match instance && self.bulks.towards(peer.id) >= PER_RECEIVER_MAX {
-            true => Err(DropReason::Overloaded),
-            false => Ok(peer.id),
+        if instance && self.bulks.towards(peer.id) >= PER_RECEIVER_MAX {
+            return Err(DropReason::Overloaded);
         }
+        let source = Source::Here(ingress);
+        self.bulks.open(source, peer.id, class, head);
+        Ok(())
     }
 
     pub(super) fn bulk_ended(&mut self, ended: Ended) {
         let to = self.peers.key(ended.to);
+        let ingress = match ended.from {
+            Source::Here(ingress) => ingress,
+            Source::Far { worker, id } => return self.far_ended(worker, id, ended),
+        };
         match ended.end {
             End::Complete { bytes } => self.forwarder.bulk_end(to, BulkEnd::Complete, bytes),
             End::CutBySender => self.forwarder.bulk_end(to, BulkEnd::Cut, 0),
-            End::WayOnGone { head } => {
-                let from = self.peers.key(ended.from);
+            End::WayOnGone { head, .. } => {
+                let from = self.peers.key(ingress.peer);
                 self.forwarder.bulk_gone(self.now, from, &head);
             }
         }
@@ -133,7 +150,11 @@ impl Worker {
 
     pub(super) fn on_bulk_reset(&mut self, peer: PeerId, stream: BulkRx) {
         let ingress = Ingress { peer, stream };
-        if let Some(ended) = self.bulks.cut_by_sender(&mut self.endpoint, ingress) {
+        if let Some(id) = self.far_bulk(ingress) {
+            return self.far_cut(id);
+        }
+        let source = Source::Here(ingress);
+        if let Some(ended) = self.bulks.cut_by_sender(&mut self.endpoint, source) {
             self.bulk_ended(ended);
         }
     }

@@ -69,6 +69,7 @@ impl Instance {
             agent_card: Vec::new(),
             receive_window: 0,
             software: "test".into(),
+            worker: 0,
         }));
         instance
     }

@@ -93,7 +93,7 @@ fn a_host_name_is_looked_up_first() {
 #[test]
 fn probes_find_a_silent_link_and_its_return() {
     let (mut links, _) = links(&[entry(2, "", false)]);
-    assert_eq!(links.up(ms(0), router(2), 1), None);
+    assert_eq!(links.up(ms(0), router(2), 0, 1), None);
     let mut actions = Vec::new();
     for n in 1..=3 {
         links.tick(ms(15 * n), &mut actions);
@@ -121,7 +121,7 @@ fn probes_find_a_silent_link_and_its_return() {
 #[test]
 fn an_answering_link_stays_alive() {
     let (mut links, _) = links(&[entry(2, "", false)]);
-    links.up(ms(0), router(2), 1);
+    links.up(ms(0), router(2), 0, 1);
     let mut actions = Vec::new();
     for n in 1..=100 {
         links.tick(ms(15 * n), &mut actions);
@@ -133,8 +133,8 @@ fn an_answering_link_stays_alive() {
 #[test]
 fn a_neighbour_that_left_the_table_is_closed_and_one_that_stayed_is_kept() {
     let (mut links, _) = links(&[entry(2, "", false), entry(3, "", false)]);
-    links.up(ms(0), router(2), 1);
-    links.up(ms(0), router(3), 2);
+    links.up(ms(0), router(2), 0, 1);
+    links.up(ms(0), router(3), 0, 2);
     let mut actions = Vec::new();
     links.set_neighbours(ms(5), [entry(2, "", false)].iter(), &mut actions);
     assert_eq!(actions, [Action::Close { peer: 2 }]);
@@ -145,8 +145,8 @@ fn a_neighbour_that_left_the_table_is_closed_and_one_that_stayed_is_kept() {
 #[test]
 fn a_second_connection_replaces_the_first() {
     let (mut links, _) = links(&[entry(2, "", false)]);
-    links.up(ms(0), router(2), 1);
-    assert_eq!(links.up(ms(1), router(2), 9), Some(1));
+    links.up(ms(0), router(2), 0, 1);
+    assert_eq!(links.up(ms(1), router(2), 0, 9), Some(1));
     links.down(ms(2), 1);
     assert_eq!(
         links.by_peer(9),
@@ -158,11 +158,34 @@ fn a_second_connection_replaces_the_first() {
 #[test]
 fn a_round_trip_longer_than_the_interval_is_no_failure() {
     let (mut links, _) = links(&[entry(2, "", false)]);
-    links.up(ms(0), router(2), 1);
+    links.up(ms(0), router(2), 0, 1);
     let mut actions = Vec::new();
     for n in 1..=100 {
         links.tick(ms(15 * n), &mut actions);
         links.echoed(1, n.saturating_sub(2), &mut actions);
     }
     assert!(actions.iter().all(|a| matches!(a, Action::Probe { .. })));
+}
+
+#[test]
+fn workers_of_one_neighbour_have_links_of_their_own() {
+    let (mut links, _) = links(&[]);
+    let accepting = [entry(2, "", false)];
+    links.set_neighbours(ms(0), accepting.iter(), &mut Vec::new());
+    for (worker, peer) in [(0, 10), (1, 11), (3, 13)] {
+        assert_eq!(links.up(ms(0), router(2), worker, peer), None);
+    }
+    assert_eq!((links.len(), links.up_and_alive().0), (1, 3));
+    // The same worker again takes the place of its own connection and of no other.
+    assert_eq!(links.up(ms(1), router(2), 1, 21), Some(11));
+    links.down(ms(2), 13);
+    links.down(ms(2), 10);
+    assert_eq!((links.len(), links.up_and_alive().0), (1, 1));
+    // A table that keeps the neighbour keeps them all; one that drops it closes them all.
+    let mut actions = Vec::new();
+    links.set_neighbours(ms(3), accepting.iter(), &mut actions);
+    assert_eq!((actions.len(), links.up_and_alive().0), (0, 1));
+    links.up(ms(3), router(2), 0, 30);
+    links.set_neighbours(ms(4), [].iter(), &mut actions);
+    assert_eq!(actions.len(), 2);
 }
