@@ -9,3 +9,4 @@ mod controller_loss;
 mod sharing;
 mod stage;
 mod tenants;
+mod workers;

@@ -447,6 +447,9 @@ pub struct UpArguments {
     /// Routers, in a line; agents attach to the last, the requester to the first
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub routers: u8,
+    /// Worker threads of each router
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub workers: u8,
     /// Send a fixed set of messages, check every byte, and end
     #[arg(long)]
     pub once: bool,

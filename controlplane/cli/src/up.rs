@@ -35,7 +35,8 @@ pub async fn run(
     let folder = std::path::absolute(&settings.state)?;
     let _lock = claim(&folder)?;
     eprintln!("state folder: {}", folder.display());
-    let mut fabric = Fabric::start(FabricConfig::line(&folder, arguments.routers.into())?).await?;
+    let config = FabricConfig::line(&folder, arguments.routers.into())?;
+    let mut fabric = Fabric::start(config.workers(arguments.workers)).await?;
     announce(&fabric)?;
     let cast = cast::assemble(&mut fabric, &cards).await?;
     let result = if arguments.once {

@@ -108,10 +108,10 @@ impl Router {
         };
         std::fs::create_dir_all(&config.state_dir).map_err(state_dir)?;
         let tls = ControllerTls::load(&config.controller, &config.credentials)?;
-        let endpoints = vec![Endpoint::bind(endpoint_config(
-            config,
-            credentials(config)?,
-        ))?];
+        let endpoints = Endpoint::bind_group(
+            endpoint_config(config, credentials(config)?),
+            config.workers,
+        )?;
         let admin =
             std::net::TcpListener::bind(config.admin).map_err(|cause| StartError::Admin {
                 address: config.admin,

@@ -37,6 +37,8 @@ pub struct RouterSpec {
     pub listen: Option<SocketAddr>,
     /// Where others are told to find it, when that is a relay in between.
     pub advertise: Option<String>,
+    /// Its worker threads.
+    pub workers: u8,
     /// More tables for its `router.toml`, `[limits]…`.
     pub tables: String,
 }
@@ -92,6 +94,15 @@ impl FabricConfig {
         for router in &mut self.routers {
             router.tables.push_str(tables);
             router.tables.push('\n');
+        }
+        self
+    }
+
+    /// The same with this many worker threads in every router.
+    #[must_use]
+    pub fn workers(mut self, workers: u8) -> Self {
+        for router in &mut self.routers {
+            router.workers = workers;
         }
         self
     }
@@ -169,12 +180,14 @@ impl FabricConfig {
              admin = {admin}\n\
              {advertise}\
              state_dir = \".\"\n\
+             workers = {workers}\n\
              \n[controller]\naddresses = [{southbound}]\n\
              {credentials}\
              {tables}\n",
             name = quoted(&router.name),
             listen = quoted(listen),
             admin = quoted(admin),
+            workers = router.workers,
             southbound = quoted(southbound),
             credentials = self.credentials_toml("router", &router.name),
             tables = router.tables,
@@ -203,6 +216,7 @@ impl RouterSpec {
             name: name.into(),
             listen: None,
             advertise: None,
+            workers: 1,
             tables: String::new(),
         }
     }

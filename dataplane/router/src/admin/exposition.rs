@@ -77,6 +77,7 @@ static WORKER: [Field<WorkerSnapshot>; FIELDS] = {
         field(CounterBytes, "router_forwarded", |w| w.forwarder.forwarded_bytes, "Bytes of those messages, header included"),
         field(Counter, "router_messages_delivered", |w| w.forwarder.delivered, "The forwarded messages that went to attached instances"),
         field(Counter, "router_messages_returned", |w| w.forwarder.returned, "Messages handed to the transport and taken back"),
+        field(Counter, "router_messages_handed_over", |w| w.forwarder.handed_over, "Messages handed to another worker, whose peer they go to"),
         field(Counter, "router_messages_replicated", |w| w.forwarder.replicated, "Extra copies made of group messages"),
         field(Counter, "router_messages_rerouted", |w| w.forwarder.rerouted, "Messages sent on to a second egress router"),
         field(Counter, "router_priority_capped", |w| w.forwarder.priority_capped, "Messages whose priority was lowered to their policy group's cap"),
@@ -108,10 +109,11 @@ static WORKER: [Field<WorkerSnapshot>; FIELDS] = {
         field(Counter, "router_streams_refused", |w| w.transport.streams_refused, "Streams refused for their preface, type or length"),
         field(Gauge, "router_slabs", |w| w.transport.slabs, "Receive slabs that exist"),
         field(Counter, "router_slabs_exhausted", |w| w.transport.slabs_exhausted, "Times a lane was not read because every slab was in use"),
+        field(Counter, "router_packets_missteered", |w| w.transport.packets_missteered, "Packets sent on to the worker whose connection they name"),
         field(Counter, "router_ticks", |w| w.worker.ticks, "Turns of the workers' loops"),
     ]
 };
-const FIELDS: usize = 38;
+const FIELDS: usize = 40;
 
 /// What the control thread counts of its session.
 #[rustfmt::skip] // One line each: a table to be read.
