@@ -21,7 +21,6 @@ fn ns_per_message(forwarder: &mut Forwarder, from: u32, slabs: &[Vec<u8>], passe
         least = least.min(begun.elapsed().as_nanos() as f64 / BATCH as f64);
     }
     assert_eq!(forwarder.counters().imbalance(), 0);
-    assert_eq!(forwarder.counters().copied_bytes, 0);
     least
 }
 
@@ -58,12 +57,9 @@ fn a_message_costs_less_than_60_ns() {
     for (name, forwarder, from, slabs) in &mut cases {
         let ns = ns_per_message(forwarder, *from, slabs, passes);
         println!("{name}: {ns:.1} ns a message");
-        // Ten receivers in turn: each message is a slice of its own, the worst case for merging.
-        let bar = if name.contains("10 receivers") {
-            120.0
-        } else {
-            60.0
-        };
-        assert!(!optimised || ns < bar, "{name}: {ns:.1} ns, bar {bar}");
+        assert!(!optimised || ns < 60.0, "{name}: {ns:.1} ns");
+        // Ten receivers in turn: small messages are gathered for each. Otherwise nothing is copied.
+        let copied = forwarder.counters().copied_bytes;
+        assert_eq!(copied > 0, name.contains("10 receivers"), "{name}");
     }
 }

@@ -23,7 +23,7 @@ pub use policy::Policy;
 pub use serving::Serving;
 
 pub(crate) use edge::{ClassView, RouteView};
-pub(crate) use sets::Member;
+pub(crate) use sets::{Member, Members};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -16,6 +16,13 @@ use crate::mix::MixMap;
 /// What a slice costs beyond its bytes once it pins no slab: its place in the queue.
 const RUN_BYTES: usize = size_of::<Run>();
 
+/// Messages so small are gathered where they alternate with others: copying them costs less than a slice does,
+/// here and again in the transport.
+pub(super) const GATHER_BYTES: usize = 256;
+
+/// Room for gathered messages: 16 and more of them.
+const GATHER_ROOM: usize = 4 << 10;
+
 /// So many slabs pinned, and small slices of further ones are copied at once: 16 MiB at slabs of 256 KiB, which only a
 /// queue that drains within a tick ever reaches, and few enough to be looked through.
 const PINS_MANY: usize = 64;
@@ -77,8 +84,19 @@ pub(super) struct Run {
     pub messages: u32,
     pub lane: u32,
     pub carrier: Carrier,
-    /// 0 = it pins its own bytes only.
+    /// 0 = it pins memory of its own only,
     pub slab: Slab,
+    /// so many bytes; the queue sees to it.
+    pub held: usize,
+}
+
+/// One walk over a lane's bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Walk {
+    /// Counts from 1.
+    pub number: u64,
+    /// Egress lane of what it finds.
+    pub lane: u32,
 }
 
 /// A slab that a queue pins.
@@ -112,6 +130,10 @@ pub(super) struct Queue {
     messages: u64,
     deficit: i64,
     waiters: Vec<Unblocked>,
+    /// The bytes of the last run while small messages are gathered in it; `None` = it is a slice like the others.
+    gathered: Option<BytesMut>,
+    /// The walk that brought the last small run.
+    walk: u64,
     /// Since when it has not been empty.
     busy_since: Duration,
 }
@@ -153,14 +175,78 @@ impl Queue {
         slab != 0 && self.pins.len() >= PINS_MANY && bytes <= slab_charge / 16 && !self.pins(slab)
     }
 
-    fn append(&mut self, run: Run, slab_charge: usize, now: Duration, ledger: &mut Ledger) {
+    /// Copies a small run behind the last one, if that is small too and of the same walk over one lane's bytes: then
+    /// messages for many receivers alternate, and slices would be as many as messages. False: append it as it is.
+    #[inline]
+    pub fn gather(
+        &mut self,
+        data: &[u8],
+        messages: u32,
+        of: Walk,
+        charge_max: usize,
+        ledger: &mut Ledger,
+    ) -> bool {
+        let again = core::mem::replace(&mut self.walk, of.number) == of.number;
+        let (Some(last), lane) = (self.runs.back_mut(), of.lane) else {
+            return false;
+        };
+        if !again || last.lane != lane || last.carrier != Carrier::Lane {
+            return false;
+        }
+        let fits = match &self.gathered {
+            Some(room) => room.len() + data.len() <= GATHER_ROOM,
+            None if last.data.len() > GATHER_BYTES || last.messages == 0 => return false,
+            None => false,
+        };
+        if !fits {
+            if self.charge + GATHER_ROOM > charge_max {
+                return false;
+            }
+            self.begin_gathering(lane, ledger);
+        }
+        if let (Some(room), Some(last)) = (&mut self.gathered, self.runs.back_mut()) {
+            room.extend_from_slice(data);
+            last.messages += messages;
+            self.bytes += data.len();
+            self.messages += u64::from(messages);
+        }
+        true
+    }
+
+    fn begin_gathering(&mut self, lane: u32, ledger: &mut Ledger) {
+        self.end_gathering();
+        self.gathered = Some(BytesMut::with_capacity(GATHER_ROOM));
+        self.charge += GATHER_ROOM + RUN_BYTES;
+        ledger.total += GATHER_ROOM + RUN_BYTES;
+        self.runs.push_back(Run {
+            data: Bytes::new(),
+            messages: 0,
+            lane,
+            carrier: Carrier::Lane,
+            slab: 0,
+            held: GATHER_ROOM,
+        });
+    }
+
+    #[inline]
+    fn end_gathering(&mut self) {
+        if let Some(room) = self.gathered.take()
+            && let Some(last) = self.runs.back_mut()
+        {
+            last.data = room.freeze();
+        }
+    }
+
+    fn append(&mut self, mut run: Run, slab_charge: usize, now: Duration, ledger: &mut Ledger) {
         if self.runs.is_empty() {
             self.busy_since = now;
         }
+        self.end_gathering();
         let len = run.data.len();
         self.bytes += len;
         self.messages += u64::from(run.messages);
         if run.slab == 0 {
+            run.held = len;
             self.charge += len + RUN_BYTES;
             ledger.total += len + RUN_BYTES;
         } else if let Some(at) = self.pin(run.slab) {
@@ -182,6 +268,9 @@ impl Queue {
     }
 
     fn pop(&mut self, max_bytes: usize, ledger: &mut Ledger) -> Option<Run> {
+        if self.runs.len() == 1 {
+            self.end_gathering();
+        }
         let head = self.runs.front_mut()?;
         let part = if head.data.len() > max_bytes && head.messages > 1 {
             split_front(head, max_bytes)
@@ -198,7 +287,7 @@ impl Queue {
         self.messages -= u64::from(run.messages);
         self.settled = self.settled.saturating_sub(usize::from(whole));
         if run.slab == 0 {
-            let charge = len + if whole { RUN_BYTES } else { 0 };
+            let charge = run.held + if whole { RUN_BYTES } else { 0 };
             self.charge -= charge;
             ledger.total -= charge;
         } else if let Some(at) = self.pin(run.slab) {
@@ -243,8 +332,8 @@ impl Queue {
             buffer.extend_from_slice(&run.data);
             run.data = buffer.split().freeze();
             copied += run.data.len();
-            run.slab = 0;
-            let charge = run.data.len() + RUN_BYTES;
+            (run.slab, run.held) = (0, run.data.len());
+            let charge = run.held + RUN_BYTES;
             self.charge += charge;
             ledger.total += charge;
             runs -= 1;
@@ -277,9 +366,11 @@ fn split_front(run: &mut Run, max_bytes: usize) -> Option<Run> {
         return None;
     }
     run.messages -= messages;
+    run.held -= at.min(run.held);
     Some(Run {
         data: run.data.split_to(at),
         messages,
+        held: at,
         ..*run
     })
 }
@@ -307,6 +398,12 @@ impl Egress {
     #[inline]
     pub fn queue(&self, class: TrafficClass) -> Option<&Queue> {
         self.queues[class.index()].as_deref()
+    }
+
+    /// The queue of a class that was used before.
+    #[inline]
+    pub fn used_queue(&mut self, class: TrafficClass) -> Option<&mut Queue> {
+        self.queues[class.index()].as_deref_mut()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -90,6 +90,7 @@ impl Forwarder {
             lane: handed.lane,
             carrier: handed.carrier,
             slab,
+            held: 0,
         };
         self.append(now, at, class, run, handed.charge);
         let bit = 1 << class.index();

@@ -9,7 +9,7 @@ use caplane_wire::{
 };
 
 use super::decide::{Step, Verdict};
-use super::egress::{Run, Slab};
+use super::egress::{GATHER_BYTES, Run, Slab, Walk};
 use super::peers::{PeerIdx, Role};
 use super::{BulkEnd, BulkVerdict, Carrier, Forwarder, PeerKey, Progress, StreamFault, Unblocked};
 use crate::mix::mix_pair;
@@ -30,6 +30,17 @@ pub(super) struct Origin {
     pub charge: usize,
     pub lane: u32,
     pub carrier: Carrier,
+    /// Which walk over a lane's bytes this is; 0 = none.
+    pub walk: u64,
+}
+
+impl Origin {
+    fn walk(&self) -> Walk {
+        Walk {
+            number: self.walk,
+            lane: self.lane,
+        }
+    }
 }
 
 /// Is there room for another run?
@@ -63,11 +74,13 @@ impl Forwarder {
             self.counters.dropped[reason as usize] += 1;
             return Err(StreamFault { reason, progress });
         };
+        self.walks += 1;
         let origin = Origin {
             slab: data.as_ptr() as usize + data.capacity(),
             charge: self.config.slab_bytes.max(data.capacity()),
             lane: self.egress_lane(from, lane_hint),
             carrier: Carrier::Lane,
+            walk: self.walks,
         };
         let may_wait = class.blocking() && matches!(self.peers.get(at).role, Role::Instance(_));
         let mut open = Open::none();
@@ -163,6 +176,7 @@ impl Forwarder {
             charge: data.len(),
             lane: 0,
             carrier: Carrier::Datagram,
+            walk: 0,
         };
         let reason = match verdict {
             Verdict::Replicate { class, routers } => {
@@ -309,12 +323,26 @@ impl Forwarder {
             return;
         }
         let closed = core::mem::replace(open, Open::none());
+        let (bytes, messages) = (closed.bytes, closed.messages);
+        if bytes <= GATHER_BYTES
+            && origin.carrier == Carrier::Lane
+            && self.gather(
+                closed.to,
+                closed.class,
+                &data[..bytes],
+                messages,
+                origin.walk(),
+            )
+        {
+            return data.advance(bytes);
+        }
         let run = Run {
             data: data.split_to(closed.bytes).freeze(),
             messages: closed.messages,
             lane: origin.lane,
             carrier: origin.carrier,
             slab: origin.slab,
+            held: 0,
         };
         self.append(now, closed.to, closed.class, run, origin.charge);
     }

@@ -9,7 +9,7 @@ use super::local::{Here, LocalMember};
 use super::peers::PeerIdx;
 use crate::DropReason;
 use crate::choice::{least_of_two, rendezvous};
-use crate::fib::{Member, Policy};
+use crate::fib::{Member, Members, Policy};
 use crate::mix::mix_pair;
 
 /// Remembers why nothing was found, the most telling reason first.
@@ -36,6 +36,32 @@ impl Forwarder {
     /// router is out of the question.
     #[inline]
     pub(super) fn class_target(
+        &self,
+        asker: Asker<'_>,
+        tenant: u32,
+        requested: Label,
+        key: Key,
+        elsewhere: bool,
+    ) -> Result<Target, DropReason> {
+        // Nearly every message: the class itself, at one egress router. It was allowed before.
+        if let Some(view) = self.fib.class_view(tenant, requested)
+            && let Members::One(Member { router, .. }) = view.subtree()
+        {
+            if router != self.fib.router() {
+                if self.routes.reaches(router) {
+                    return Ok(Target::Router(router));
+                }
+            } else if !elsewhere
+                && let Some(target) = self.local_class((tenant, requested, true), key)
+            {
+                return Ok(target);
+            }
+        }
+        self.class_above(asker, tenant, requested, key, elsewhere)
+    }
+
+    /// The whole order of lookups.
+    fn class_above(
         &self,
         asker: Asker<'_>,
         tenant: u32,

@@ -203,6 +203,8 @@ pub struct Forwarder {
     /// What other workers are to be told of queues here.
     pressure: VecDeque<Pressure>,
     fanout: Fanout,
+    /// Walks over lanes' bytes until now.
+    walks: u64,
     counters: Counters,
 }
 
@@ -220,6 +222,7 @@ impl Forwarder {
             woken: VecDeque::new(),
             pressure: VecDeque::new(),
             fanout: Fanout::default(),
+            walks: 0,
             counters: Counters::default(),
         }
     }

@@ -112,6 +112,7 @@ impl Forwarder {
                 lane: 0,
                 carrier: Carrier::Lane,
                 slab: 0,
+                held: 0,
             };
             self.append(now, to, TrafficClass::NOTICE, run, 0);
         } else {

@@ -148,6 +148,7 @@ impl Forwarder {
             charge,
             lane,
             carrier,
+            ..
         } = origin;
         let (data, messages) = if head.is_empty() {
             (body, 1)
@@ -166,6 +167,7 @@ impl Forwarder {
                 lane,
                 carrier,
                 slab: 0,
+                held: 0,
             };
             self.append(now, to, class, run, 0);
             (body, 0)
@@ -176,6 +178,7 @@ impl Forwarder {
             lane,
             carrier,
             slab,
+            held: 0,
         };
         self.append(now, to, class, run, charge);
     }

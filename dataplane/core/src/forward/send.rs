@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use caplane_wire::TrafficClass;
 
-use super::egress::{Queue, Run, Settling, Slab};
+use super::egress::{Queue, Run, Settling, Slab, Walk};
 use super::peers::{PeerIdx, Role};
 use super::{Carrier, Forwarder, Outgoing, PeerKey, Unblocked};
 use crate::{DropReason, Now};
@@ -211,6 +211,33 @@ impl Forwarder {
         let copied = queue.settle(now.mono, when, &mut self.ledger);
         self.counters.copied_bytes += copied as u64;
         self.counters.charged_bytes = self.ledger.total() as u64;
+    }
+
+    /// Puts a small slice behind others by copying it, where that is worth it; see [`Queue::gather`].
+    #[inline]
+    pub(super) fn gather(
+        &mut self,
+        to: PeerIdx,
+        class: TrafficClass,
+        data: &[u8],
+        messages: u32,
+        of: Walk,
+    ) -> bool {
+        let charge_max = match self.is_pressed() {
+            true => 0,
+            false => self.config.queue_bytes_max,
+        };
+        let egress = &mut self.peers.get_mut(to).egress;
+        let gathered = egress
+            .used_queue(class)
+            .is_some_and(|queue| queue.gather(data, messages, of, charge_max, &mut self.ledger));
+        if gathered {
+            self.counters.queued += u64::from(messages);
+            self.counters.queued_bytes += data.len() as u64;
+            self.counters.copied_bytes += data.len() as u64;
+            self.counters.charged_bytes = self.ledger.total() as u64;
+        }
+        gathered
     }
 
     /// Appends a slice to a queue; `slab_charge` = size of its slab, if it has one.

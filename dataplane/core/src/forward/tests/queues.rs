@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use bytes::BytesMut;
-use caplane_wire::{NoticeCode, TrafficClass};
+use caplane_wire::{Header, NoticeCode, TrafficClass};
 
 use super::bed::*;
 use crate::forward::{ForwarderConfig, Outgoing, Unblocked};
@@ -317,6 +317,86 @@ fn a_drop_is_noticed_to_its_source_across_routers() {
     assert_eq!(notices[0].source_label, router(1));
     assert_eq!(notices[0].class, TrafficClass::NOTICE);
     assert_eq!(notices.last().unwrap().sequence, 39);
+}
+
+#[test]
+fn small_messages_that_alternate_are_gathered_in_order() {
+    let mut bed = bed();
+    let mut bytes = Vec::new();
+    for sequence in 0..300 {
+        let class = if sequence % 3 == 0 {
+            "class:7.1"
+        } else {
+            "class:7.2"
+        };
+        // Now and then one that is too large to be copied.
+        let payload_len = if sequence % 100 == 99 { 300 } else { 16 };
+        let change = |header: &mut caplane_wire::HeaderRepr| {
+            header.sequence = sequence;
+            header.payload_len = payload_len;
+        };
+        bytes.extend(to(class).set(change).bytes());
+    }
+    bed.send_bytes(1, CLASS, &bytes);
+    let copied = bed.forwarder.counters().copied_bytes;
+    assert!(copied > 0 && copied < bytes.len() as u64);
+    // Cut at message boundaries, also inside of what was gathered.
+    let first = bed.forwarder.dequeue(peer(21), 128, |_, _| true).unwrap();
+    assert_eq!(
+        first.messages, 2,
+        "the first two were neighbours: one slice"
+    );
+    // So were the next, before it was seen that they alternate.
+    let second = bed.forwarder.dequeue(peer(21), 200, |_, _| true).unwrap();
+    assert_eq!(second.messages, 2);
+    let gathered = bed.forwarder.dequeue(peer(21), 200, |_, _| true).unwrap();
+    assert_eq!((gathered.messages, gathered.data.len()), (3, 192));
+    bed.check();
+    let (one, slices) = bed.slices(20);
+    assert_eq!(one.len(), 100);
+    assert!(slices < 20, "{slices}");
+    let sequences = |messages: &[Vec<u8>]| -> Vec<u32> {
+        let header = |m: &Vec<u8>| Header::new_unchecked(&m[..]).sequence();
+        messages.iter().map(header).collect()
+    };
+    assert!(sequences(&one).into_iter().eq((0..100).map(|n| n * 3)));
+    let (two, _) = bed.slices(21);
+    let due: Vec<u32> = (0..300).filter(|n| n % 3 != 0).skip(7).collect();
+    assert_eq!(sequences(&two), due);
+    assert_eq!(bed.forwarder.counters().charged_bytes, 0);
+}
+
+/// A walk of its own for each message, as when they come one at a time: nothing alternates, nothing is copied.
+#[test]
+fn small_messages_that_come_alone_are_not_gathered() {
+    let mut bed = bed();
+    // Too few for memory to become short.
+    for _ in 0..20 {
+        bed.send(1, &to("class:7.1"));
+        bed.send(1, &to("class:7.2"));
+    }
+    assert_eq!(bed.forwarder.counters().copied_bytes, 0);
+}
+
+/// What is gathered is charged for with the room it takes, and stays within the worker's budget.
+#[test]
+fn gathered_messages_stay_within_the_budget() {
+    let mut bed = bed();
+    let mut bytes = Vec::new();
+    for _ in 0..400 {
+        bytes.extend(to("class:7.1").bytes());
+        bytes.extend(to("class:7.2").bytes());
+    }
+    for _ in 0..2_000 {
+        bed.send_bytes(1, CLASS, &bytes);
+        let charged = bed.forwarder.counters().charged_bytes;
+        assert!(charged <= 4 << 20, "{charged}");
+    }
+    assert!(bed.dropped(DropReason::Overloaded) > 0);
+    bed.slices(20);
+    bed.slices(21);
+    bed.received(1);
+    assert_eq!(bed.forwarder.counters().charged_bytes, 0);
 }
 
 #[test]
