@@ -9,7 +9,9 @@ use crate::settings::Settings;
 mod agents;
 mod certificates;
 mod classes;
+mod entities;
 mod messages;
+mod overrides;
 mod policy;
 mod topology;
 
@@ -26,6 +28,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Router(command) => topology::routers(&settings, command).await?,
         Command::Link(command) => topology::links(&settings, command).await?,
         Command::Grant(command) => policy::grants(&settings, command).await?,
+        Command::Override(command) => overrides::overrides(&settings, command).await?,
+        Command::Group(command) => overrides::groups(&settings, command).await?,
         Command::Tenant(command) => policy::tenants(&settings, command).await?,
         Command::Permission(command) => policy::permissions(&settings, command).await?,
         Command::Resolve(arguments) => classes::resolve(&settings, &arguments).await?,

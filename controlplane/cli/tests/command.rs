@@ -205,6 +205,144 @@ async fn entities_are_set_listed_and_taken_back() {
     refused(state, &["agent", "withdraw", "teller"], 3);
 }
 
+/// Whether the first skill of an agent is granted, as an answer says.
+fn is_granted(agent: &Value) -> bool {
+    agent["agent"]["skills"][0]["granted"] == true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_registered_anew_is_granted_also_on_restored_state() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let mut fabric = fabric(state).await;
+    let card = write(state, "card.json", CARD);
+    let anew = [
+        "agent",
+        "register",
+        "--name",
+        "teller",
+        "--card",
+        &card,
+        "--replace",
+    ];
+    let uri = "spiffe://caplane.local/tenant/shared/agent/teller";
+    let agent = |arguments: &[&str]| json(state, arguments, "caplane.agent/1");
+
+    assert!(is_granted(&agent(&anew)), "never there before");
+    fabric.stop("c1", Signal::KILL).await.expect("stops");
+    fabric.restart("c1").await.expect("starts again");
+    assert!(is_granted(&agent(&["agent", "show", "teller"])), "restored");
+    assert!(is_granted(&agent(&anew)), "there already");
+    json(
+        state,
+        &["agent", "withdraw", "teller"],
+        "caplane.withdrawn/1",
+    );
+    fabric.stop("c1", Signal::KILL).await.expect("stops");
+    fabric.restart("c1").await.expect("starts again");
+    assert!(is_granted(&agent(&anew)), "withdrawn with its grants");
+
+    // What an operator granted or not stays as it is.
+    json(state, &["grant", "add", uri, "finance"], "caplane.grant/1");
+    json(state, &["grant", "remove", uri, "*"], "caplane.grant/1");
+    assert!(is_granted(&agent(&anew)));
+    let grants = json(state, &["grant", "list"], "caplane.grants/1");
+    assert_eq!(
+        grants["grants"].as_array().map(Vec::len),
+        Some(1),
+        "{grants}"
+    );
+    assert_eq!(grants["grants"][0]["class_path"], "finance");
+    json(
+        state,
+        &["grant", "remove", uri, "finance"],
+        "caplane.grant/1",
+    );
+    assert!(!is_granted(&agent(&[&anew[..], &["--no-grant"]].concat())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overrides_and_groups_are_set_listed_and_taken_back() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let _fabric = fabric(state).await;
+    let odd = CARD
+        .replace("currency_conversion", "zzqx")
+        .replace("Change money", "Zzqx");
+    let card = write(state, "card.json", &odd);
+    let uri = "spiffe://caplane.local/tenant/shared/agent/teller";
+    let register = ["agent", "register", "--name", "teller", "--card", &card];
+    let waiting = caplane(state, &register);
+    let text = String::from_utf8_lossy(&waiting.stdout).into_owned();
+    assert!(text.contains("caplane override add"), "{text}");
+
+    let class = "finance/currency/currency_conversion";
+    let add = ["override", "add", uri, "zzqx", class];
+    let told = json(state, &add, "caplane.override/1");
+    assert_eq!(told["override"]["class_path"], class);
+    let shown = json(state, &["agent", "show", uri], "caplane.agent/1");
+    assert_eq!(shown["agent"]["skills"][0]["class_path"], class);
+    assert_eq!(shown["agent"]["skills"][0]["matched_by"], "override");
+    assert!(is_granted(&shown), "{shown}");
+    refused(state, &add, 4);
+    let rates = "finance/currency/exchange_rates";
+    json(
+        state,
+        &["override", "add", uri, "zzqx", rates, "--replace"],
+        "caplane.override/1",
+    );
+    let all = json(state, &["override", "list"], "caplane.overrides/1");
+    assert_eq!(all["overrides"][0]["class_path"], rates);
+    let none = json(
+        state,
+        &["override", "list", "--agent", "spiffe://a/b"],
+        "caplane.overrides/1",
+    );
+    assert_eq!(none["overrides"].as_array().map(Vec::len), Some(0));
+    let unknown = refused(state, &["override", "add", uri, "nosuch", class], 3);
+    assert!(unknown.contains("its skills are: zzqx"), "{unknown}");
+    json(
+        state,
+        &["override", "remove", uri, "zzqx"],
+        "caplane.override/1",
+    );
+    let shown = json(state, &["agent", "show", uri], "caplane.agent/1");
+    assert_eq!(
+        shown["agent"]["skills"][0]["class_path"], "",
+        "it waits again"
+    );
+    let gone = refused(state, &["override", "remove", uri, "zzqx"], 3);
+    assert!(gone.contains("caplane override list"), "{gone}");
+
+    let made = json(
+        state,
+        &["group", "add", "tellers", "--agent", uri],
+        "caplane.group/1",
+    );
+    let label = made["group"]["label"].as_str().expect("a label").to_owned();
+    assert!(label.starts_with("group:"), "{label}");
+    refused(state, &["group", "add", "tellers"], 4);
+    let emptied = json(
+        state,
+        &["group", "add", "tellers", "--replace"],
+        "caplane.group/1",
+    );
+    assert_eq!(emptied["group"]["label"], label.as_str(), "its label stays");
+    let groups = json(state, &["group", "list"], "caplane.groups/1");
+    assert_eq!(
+        groups["groups"][0]["agent_uris"].as_array().map(Vec::len),
+        Some(0)
+    );
+    json(state, &["group", "remove", "tellers"], "caplane.group/1");
+    let gone = refused(state, &["group", "remove", "tellers"], 3);
+    assert!(gone.contains("caplane group list"), "{gone}");
+    for noun in ["override", "group"] {
+        let help = caplane(state, &[noun, "add", "--help"]);
+        let help = String::from_utf8_lossy(&help.stdout).into_owned();
+        assert!(help.contains(&format!("caplane {noun} add")), "{help}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_say_what_to_do_and_have_their_exit_codes() {
     let folder = tempfile::tempdir().expect("folder");

@@ -7,7 +7,7 @@ use caplane_proto::v1::update::Type as UpdateType;
 use serde_json::{Value, json};
 
 use super::{agent_uri, label};
-use crate::api::ApiError;
+use crate::api::{Api, ApiError, Written};
 use crate::arguments::{AgentCommand, RegisterArguments};
 use crate::failure::{Exit, Failure};
 use crate::output::{Output, Table, clean};
@@ -63,30 +63,7 @@ async fn register(settings: &Settings, arguments: RegisterArguments) -> Result<O
         ..Default::default()
     };
     let api = settings.api().await?;
-    let written = if arguments.replace {
-        api.upsert(Kind::Agent(agent)).await?
-    } else {
-        let mut updates = vec![(UpdateType::Insert, Kind::Agent(agent))];
-        if !arguments.no_grant {
-            let grant = v1::Grant {
-                agent_uri: uri.clone(),
-                class_path: "*".to_owned(),
-                ..Default::default()
-            };
-            updates.push((UpdateType::Insert, Kind::Grant(grant)));
-        }
-        api.write(updates).await?;
-        let read = api.read(ReadKind::Agent, &uri).await?;
-        let entity = read.entities.into_iter().next();
-        let entity = entity.ok_or(ApiError::Nonsense {
-            call: "Read",
-            missing: "the agent written",
-        })?;
-        crate::api::Written {
-            entity,
-            generation: read.generation,
-        }
-    };
+    let written = write(&api, agent, arguments.replace, !arguments.no_grant).await?;
     let Kind::Agent(agent) = written.entity else {
         return Err(ApiError::Nonsense {
             call: "Write",
@@ -96,10 +73,52 @@ async fn register(settings: &Settings, arguments: RegisterArguments) -> Result<O
     };
     let mut text = describe(&agent);
     if agent.skills.iter().any(|skill| skill.class_path.is_empty()) {
-        text.push_str("\nA skill waits: `caplane class find TEXT` shows classes; an operator's override puts it in one.\n");
+        text.push_str("\nA skill waits: `caplane class find TEXT` shows classes, `caplane override add URI SKILL CLASS` puts it in one.\n");
     }
     let json = json!({ "agent": as_json(&agent), "generation": written.generation });
     Ok(Output::new("caplane.agent/1", json, text))
+}
+
+/// Registers an agent and, when asked to, grants what its skills are classified as. One that is replaced keeps the grants
+/// that it has; it may have none, having been withdrawn or registered without.
+async fn write(
+    api: &Api,
+    agent: v1::Agent,
+    replace: bool,
+    granting: bool,
+) -> Result<Written, ApiError> {
+    let uri = agent.uri.clone();
+    let (mut there, mut granted) = (false, false);
+    if replace {
+        there = !api.read(ReadKind::Agent, &uri).await?.entities.is_empty();
+        granted = !api.read(ReadKind::Grant, &uri).await?.entities.is_empty();
+    }
+    let action = if there {
+        UpdateType::Modify
+    } else {
+        UpdateType::Insert
+    };
+    let mut updates = vec![(action, Kind::Agent(agent))];
+    if granting && !granted {
+        let grant = v1::Grant {
+            agent_uri: uri.clone(),
+            class_path: "*".to_owned(),
+            ..Default::default()
+        };
+        updates.push((UpdateType::Insert, Kind::Grant(grant)));
+    }
+    api.write(updates).await?;
+    // Read again: the answer to the agent's update does not know the grant behind it.
+    let read = api.read(ReadKind::Agent, &uri).await?;
+    let entity = read.entities.into_iter().next();
+    let entity = entity.ok_or(ApiError::Nonsense {
+        call: "Read",
+        missing: "the agent written",
+    })?;
+    Ok(Written {
+        entity,
+        generation: read.generation,
+    })
 }
 
 async fn list(settings: &Settings) -> Result<Output, Failure> {

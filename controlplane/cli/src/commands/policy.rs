@@ -3,11 +3,12 @@
 use caplane_proto::v1;
 use caplane_proto::v1::entity::Entity as Kind;
 use caplane_proto::v1::read_request::Kind as ReadKind;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::entities::{add, list, remove};
 use crate::arguments::{GrantCommand, PermissionArguments, PermissionCommand, TenantCommand};
 use crate::failure::Failure;
-use crate::output::{Output, Table};
+use crate::output::Output;
 use crate::settings::Settings;
 
 pub(super) async fn grants(settings: &Settings, command: GrantCommand) -> Result<Output, Failure> {
@@ -22,7 +23,7 @@ pub(super) async fn grants(settings: &Settings, command: GrantCommand) -> Result
             remove(settings, Kind::Grant(key), "grant", &format!("{class} of {agent}")).await
         }
         GrantCommand::List => {
-            list(settings, ReadKind::Grant, "grants", &["AGENT", "CLASS", "WEIGHT"], |entity| match entity {
+            list(settings, ReadKind::Grant, "", "grants", &["AGENT", "CLASS", "WEIGHT"], |entity| match entity {
                 Kind::Grant(grant) => {
                     let weight = match grant.weight {
                         0 => "the agent's".to_owned(),
@@ -61,6 +62,7 @@ pub(super) async fn tenants(
             list(
                 settings,
                 ReadKind::Tenant,
+                "",
                 "tenants",
                 &["ID", "NAME"],
                 |entity| match entity {
@@ -111,6 +113,7 @@ pub(super) async fn permissions(
             list(
                 settings,
                 ReadKind::Permission,
+                "",
                 "permissions",
                 &heading,
                 |entity| match entity {
@@ -134,46 +137,4 @@ pub(super) async fn permissions(
             .await
         }
     }
-}
-
-async fn add(settings: &Settings, entity: Kind, noun: &str, what: &str) -> Result<Output, Failure> {
-    let generation = settings.api().await?.insert(entity).await?.generation;
-    let text = format!("added: {noun} {what} (generation {generation})\n");
-    Ok(Output::new(
-        &format!("caplane.{noun}/1"),
-        json!({ "added": what, "generation": generation }),
-        text,
-    ))
-}
-
-async fn remove(settings: &Settings, key: Kind, noun: &str, what: &str) -> Result<Output, Failure> {
-    let generation = settings.api().await?.delete(key).await?;
-    let text = format!("removed: {noun} {what} (generation {generation})\n");
-    Ok(Output::new(
-        &format!("caplane.{noun}/1"),
-        json!({ "removed": what, "generation": generation }),
-        text,
-    ))
-}
-
-async fn list(
-    settings: &Settings,
-    kind: ReadKind,
-    nouns: &str,
-    heading: &[&str],
-    each: impl Fn(Kind) -> Option<(Vec<String>, Value)>,
-) -> Result<Output, Failure> {
-    let read = settings.api().await?.read(kind, "").await?;
-    let mut table = Table::new(heading);
-    let mut all = Vec::new();
-    for (cells, json) in read.entities.into_iter().filter_map(each) {
-        table.row(cells);
-        all.push(json);
-    }
-    let json = json!({ nouns: all, "generation": read.generation });
-    Ok(Output::new(
-        &format!("caplane.{nouns}/1"),
-        json,
-        table.render(&format!("no {nouns}")),
-    ))
 }

@@ -216,7 +216,7 @@ fn skill_override(
     class: &ClassRef,
 ) -> Result<(), Refusal> {
     let there = tx.rib.skill_override(agent, skill).is_some();
-    expect(action, there, "skill_id", skill, "caplane agent show")?;
+    expect(action, there, "skill_id", skill, "caplane override list")?;
     if action == Action::Delete {
         let key = ObjectKey::Override(agent.to_owned(), skill.to_owned());
         tx.rib.remove(&key);
@@ -402,7 +402,7 @@ fn group(
     agents: &[String],
 ) -> Result<(), Refusal> {
     let there = tx.rib.group(name).map(|group| group.number);
-    expect(action, there.is_some(), "name", name, "Read GROUP")?;
+    expect(action, there.is_some(), "name", name, "caplane group list")?;
     if action == Action::Delete {
         tx.rib.remove(&ObjectKey::Group(name.to_owned()));
         return Ok(());

@@ -1,0 +1,62 @@
+//! What commands on plain entities share: one is added, removed, or all are listed. Knows no kind of entity.
+
+use caplane_proto::v1::entity::Entity as Kind;
+use caplane_proto::v1::read_request::Kind as ReadKind;
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::output::{Output, Table};
+use crate::settings::Settings;
+
+pub(super) async fn add(
+    settings: &Settings,
+    entity: Kind,
+    noun: &str,
+    what: &str,
+) -> Result<Output, Failure> {
+    let generation = settings.api().await?.insert(entity).await?.generation;
+    let text = format!("added: {noun} {what} (generation {generation})\n");
+    Ok(Output::new(
+        &format!("caplane.{noun}/1"),
+        json!({ "added": what, "generation": generation }),
+        text,
+    ))
+}
+
+pub(super) async fn remove(
+    settings: &Settings,
+    key: Kind,
+    noun: &str,
+    what: &str,
+) -> Result<Output, Failure> {
+    let generation = settings.api().await?.delete(key).await?;
+    let text = format!("removed: {noun} {what} (generation {generation})\n");
+    Ok(Output::new(
+        &format!("caplane.{noun}/1"),
+        json!({ "removed": what, "generation": generation }),
+        text,
+    ))
+}
+
+pub(super) async fn list(
+    settings: &Settings,
+    kind: ReadKind,
+    key: &str,
+    nouns: &str,
+    heading: &[&str],
+    each: impl Fn(Kind) -> Option<(Vec<String>, Value)>,
+) -> Result<Output, Failure> {
+    let read = settings.api().await?.read(kind, key).await?;
+    let mut table = Table::new(heading);
+    let mut all = Vec::new();
+    for (cells, json) in read.entities.into_iter().filter_map(each) {
+        table.row(cells);
+        all.push(json);
+    }
+    let json = json!({ nouns: all, "generation": read.generation });
+    Ok(Output::new(
+        &format!("caplane.{nouns}/1"),
+        json,
+        table.render(&format!("no {nouns}")),
+    ))
+}
