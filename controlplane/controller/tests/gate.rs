@@ -94,6 +94,96 @@ async fn each_bad_certificate_is_refused_with_its_reason() {
     }
 }
 
+/// Shakes hands in one version of TLS and reads a byte; the version spoken, or why not.
+async fn shake_hands(
+    controller: &Controller,
+    address: &str,
+    version: &'static rustls::SupportedProtocolVersion,
+    identity: Option<&(String, String)>,
+) -> Result<rustls::ProtocolVersion, String> {
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mut roots = rustls::RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(controller.authority.pem().as_bytes());
+    roots.add(root.expect("PEM")).expect("a root");
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .expect("ring speaks it")
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        Some((chain, key)) => {
+            let chain = CertificateDer::from_pem_slice(chain.as_bytes()).expect("PEM");
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
+            builder
+                .with_client_auth_cert(vec![chain], key)
+                .expect("they fit")
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let text = |error: std::io::Error| error.to_string();
+    let stream = tokio::net::TcpStream::connect(address)
+        .await
+        .map_err(text)?;
+    let name = ServerName::try_from("localhost").expect("a name");
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let mut tls = connector.connect(name, stream).await.map_err(text)?;
+    // In TLS 1.3 the client is done before the server has judged it: its word is the first frame.
+    tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .map_err(text)?;
+    let read = tokio::time::timeout(DEADLINE, tls.read_u8()).await;
+    read.expect("in time").map_err(text)?;
+    Ok(tls.get_ref().1.protocol_version().expect("spoken"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_listeners_refuse_older_tls_and_peers_without_a_certificate() {
+    let controller = Controller::start();
+    let addresses = controller.addresses();
+    let good = controller
+        .authority
+        .issue(&Leaf::of("spiffe://caplane.local/operator/ada"));
+    for (listener, address) in [
+        ("northbound", &addresses.northbound),
+        ("southbound", &addresses.southbound),
+    ] {
+        let attempt =
+            async |version, identity| shake_hands(&controller, address, version, identity).await;
+        let modern = attempt(&rustls::version::TLS13, Some(&good)).await;
+        assert_eq!(modern, Ok(rustls::ProtocolVersion::TLSv1_3), "{listener}");
+        let older = attempt(&rustls::version::TLS12, Some(&good)).await;
+        let told = older.expect_err("TLS 1.2 must be refused");
+        assert!(told.contains("ProtocolVersion"), "{listener}: {told}");
+        let nobody = attempt(&rustls::version::TLS13, None).await;
+        let told = nobody.expect_err("nobody must be refused");
+        assert!(told.contains("CertificateRequired"), "{listener}: {told}");
+        for reason in ["handshake", "no_certificate"] {
+            refused_by(&controller, listener, reason).await;
+        }
+    }
+}
+
+/// Waits until the log tells of a refusal at this listener with this reason.
+async fn refused_by(controller: &Controller, listener: &str, reason: &str) {
+    let fits = |line: &str| {
+        line.contains(&format!("listener=\"{listener}\""))
+            && line.contains(&format!("reason=\"{reason}\""))
+    };
+    let begun = std::time::Instant::now();
+    while !controller.log().lines().any(fits) {
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "{listener}: no {reason} in:\n{}",
+            controller.log()
+        );
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reflection_and_health_answer_operators() {
     use tonic_health::pb::HealthCheckRequest;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use caplane_proto::v1;
 use caplane_proto::v1::controller_message::Message as ToRouter;
 use caplane_proto::v1::router_message::Message as FromRouter;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -25,6 +26,9 @@ const ANSWERS_MAX: usize = 16;
 
 /// Longest `SessionOpen.address` (bytes): a DNS name and a port.
 const ADDRESS_BYTES_MAX: usize = 261;
+
+/// Bytes of one verdict, as of one part of an update: routers take messages of at most 4 MiB.
+const VERDICT_BYTES: usize = 1 << 20;
 
 /// How long the last status may wait for a router that does not read.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -145,9 +149,8 @@ impl Session {
             generation: self.service.state.generation(),
         }))
         .await?;
-        if !refused.is_empty() {
-            self.send(ToRouter::Verdict(v1::AttachmentVerdict { refused }))
-                .await?;
+        for verdict in verdicts(refused) {
+            self.send(ToRouter::Verdict(verdict)).await?;
         }
         let (answers, waiting) = mpsc::channel(ANSWERS_MAX);
         let pusher = Pusher {
@@ -170,9 +173,10 @@ impl Session {
             match control.next().await {
                 Err(status) => return status,
                 Ok(refused) => {
-                    let verdict = v1::AttachmentVerdict { refused };
-                    if let Err(status) = self.send(ToRouter::Verdict(verdict)).await {
-                        return status;
+                    for verdict in verdicts(refused) {
+                        if let Err(status) = self.send(ToRouter::Verdict(verdict)).await {
+                            return status;
+                        }
                     }
                 }
             }
@@ -231,13 +235,11 @@ impl Session {
         let (outgoing, sessions) = (self.outgoing.clone(), self.service.sessions.clone());
         tokio::spawn(async move {
             match receipt.done().await {
-                Ok(done) if done.value.is_empty() => {}
                 Ok(done) => {
-                    let verdict = v1::AttachmentVerdict {
-                        refused: done.value,
-                    };
-                    let message = message(ToRouter::Verdict(verdict));
-                    let _ = outgoing.send(Ok(message)).await;
+                    for verdict in verdicts(done.value) {
+                        let message = message(ToRouter::Verdict(verdict));
+                        let _ = outgoing.send(Ok(message)).await;
+                    }
                 }
                 // The report is lost: the next session brings all attachments again.
                 Err(error) => sessions.end(label, commit_status(&error)),
@@ -270,6 +272,24 @@ impl Session {
     async fn send(&self, body: ToRouter) -> Result<(), Status> {
         send(&self.outgoing, body).await
     }
+}
+
+/// Refusals in messages of at most about [`VERDICT_BYTES`]; none when there are none.
+fn verdicts(refused: Vec<v1::RefusedAttachment>) -> Vec<v1::AttachmentVerdict> {
+    let mut parts: Vec<v1::AttachmentVerdict> = Vec::new();
+    let mut bytes = usize::MAX;
+    for one in refused {
+        let length = one.encoded_len() + 8;
+        bytes = bytes.saturating_add(length);
+        if bytes > VERDICT_BYTES {
+            parts.push(v1::AttachmentVerdict::default());
+            bytes = length;
+        }
+        if let Some(part) = parts.last_mut() {
+            part.refused.push(one);
+        }
+    }
+    parts
 }
 
 pub(super) async fn send(outgoing: &Outgoing, body: ToRouter) -> Result<(), Status> {
