@@ -5,6 +5,7 @@
 //! One file a subject; `stage` builds fabrics and attaches agents.
 
 mod classes;
+mod conservation;
 mod controller_loss;
 mod sharing;
 mod stage;

@@ -99,6 +99,20 @@ impl Stage {
         router: &str,
         reply: &str,
     ) -> Listener {
+        self.listen(identity, router, &["--reply", reply]).await
+    }
+
+    /// The same, answering nothing.
+    pub async fn hearer(&mut self, identity: &AgentIdentity, router: &str) -> Listener {
+        self.listen(identity, router, &[]).await
+    }
+
+    async fn listen(
+        &mut self,
+        identity: &AgentIdentity,
+        router: &str,
+        arguments: &[&str],
+    ) -> Listener {
         self.fabric.wait_live().await.expect("tables are live");
         let program = std::env::current_exe()
             .expect("this program")
@@ -121,9 +135,10 @@ impl Stage {
                 "--router",
                 self.fabric.router_address(router).expect("a router"),
             ])
-            .args(["--reply", reply, "--json"])
+            .args(arguments)
+            .arg("--json")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -143,7 +158,17 @@ impl Stage {
         };
         within("a listener is attached", attached).await;
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Listener { child }
+        let stdout = child.stdout.take().expect("piped");
+        let heard = tokio::spawn(async move {
+            let mut lines = BufReader::new(stdout).lines();
+            let mut heard = Vec::new();
+            while let Ok(Some(line)) = lines.next_line().await {
+                // The last one may be cut short.
+                heard.extend(serde_json::from_str::<serde_json::Value>(&line));
+            }
+            heard
+        });
+        Listener { child, heard }
     }
 
     /// Waits until the controller has `count` instances attached and every router knows them.
@@ -215,12 +240,14 @@ impl Drop for Stage {
 /// A `caplane listen` process.
 pub struct Listener {
     child: Child,
+    heard: tokio::task::JoinHandle<Vec<serde_json::Value>>,
 }
 
 impl Listener {
-    /// Ends it with SIGKILL: it says goodbye to nobody.
-    pub async fn kill(mut self) {
+    /// Ends it with SIGKILL: it says goodbye to nobody. What it had printed, a `caplane.message/1` each.
+    pub async fn kill(mut self) -> Vec<serde_json::Value> {
         self.child.kill().await.expect("killed");
+        self.heard.await.expect("read to the end")
     }
 }
 

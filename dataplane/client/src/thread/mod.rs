@@ -36,8 +36,8 @@ use link::{Link, Stage};
 use queries::Queries;
 use reader::Desk;
 
-/// Events kept for a slow reader of `Client::events`.
-const EVENTS_MAX: usize = 256;
+/// Events kept for a slow reader of `Client::events`: the notices that a router makes for one instance in a second.
+const EVENTS_MAX: usize = 1_024;
 /// Receipts that may wait for a lane: four times what one application queue holds by default.
 const RECEIPTS_MAX: usize = 65_536;
 
