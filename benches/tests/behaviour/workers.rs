@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use caplane::fabric::FabricConfig;
-use caplane_client::{Client, Flow, FlowOptions};
+use caplane_client::{Client, ClientEvent, Flow, FlowOptions};
+use caplane_load::impair::{Command, ImpairConfig, Impairer, Scope};
 use tokio::task::JoinSet;
 
 use crate::stage::{CONVERSION, Stage, answer, within};
@@ -111,4 +112,47 @@ async fn every_worker_has_a_link_and_who_comes_and_goes_is_known_to_all() {
     converse(&stage, &askers, 8).await;
     let gone = sum(&stage, &["r1", "r2"], "router_packets_unknown_total").await;
     assert!(gone < 1_000.0, "{gone} packets found no connection");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_address_changes_stays_attached() {
+    let mut stage = stage(1).await;
+    let server = stage.register("shared", "server", CONVERSION, 0).await;
+    let asker = stage.register("shared", "asker", "", 0).await;
+    let server = stage.attach(&server, "r1", "one").await;
+    answer(&server, "here");
+    let router = stage.fabric.router_address("r1").expect("a router");
+    let nat = ImpairConfig::to(router.parse().expect("an address"), 7);
+    let nat = Impairer::start(nat).expect("a relay");
+    let mut config = stage.client_config(&asker, "r1", "roaming");
+    config.routers = vec![nat.local_addr().to_string()];
+    stage.fabric.wait_live().await.expect("tables are live");
+    let asker = Client::attach(config).await.expect("attached");
+    let mut events = asker.events();
+    stage.settled(2).await;
+    let flow = asker.flow(
+        stage.destination(&asker, CONVERSION).await,
+        FlowOptions::default(),
+    );
+    for n in 0..60 {
+        // Most new ports would be another worker's, were it for the kernel's own choice by address.
+        if n % 10 == 9 {
+            nat.command(Scope::Both, Command::Rebind);
+        }
+        let reply = within("answered", flow.request("who?"))
+            .await
+            .expect("answered");
+        assert_eq!(reply.payload().as_ref(), b"here");
+    }
+    asker.close().await;
+    while let Some(event) = events.next().await {
+        let lost = matches!(event, ClientEvent::Detached { .. });
+        assert!(!lost, "the connection was lost: {event:?}");
+        if matches!(event, ClientEvent::Closed(_)) {
+            break;
+        }
+    }
+    for metric in ["router_drops_total", "router_packets_missteered_total"] {
+        assert_eq!(stage.metric("r1", metric, &[]).await, 0.0, "{metric}");
+    }
 }
