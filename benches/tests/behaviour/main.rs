@@ -7,6 +7,8 @@
 mod classes;
 mod conservation;
 mod controller_loss;
+mod families;
+mod generator;
 mod sharing;
 mod stage;
 mod tenants;

@@ -341,6 +341,8 @@ fn credentials(config: &RouterConfig) -> Result<Credentials, CredentialsError> {
 
 fn endpoint_config(config: &RouterConfig, credentials: Credentials) -> EndpointConfig {
     let mut endpoint = EndpointConfig::new(config.listen, credentials);
+    // "[::]" is every address, of both families.
+    endpoint.dual_stack = config.listen.is_ipv6() && config.listen.ip().is_unspecified();
     endpoint.udp_payload_max = config.quic.udp_payload_bytes_max;
     endpoint.pmtud = config.quic.path_mtu_discovery;
     endpoint.idle_timeout = config.timers.idle_timeout;
