@@ -7,7 +7,7 @@ use super::receiver::{Progress, histogram};
 use super::window::Window;
 use super::{Carrier, Plan, Rate};
 use bytes::Bytes;
-use caplane_transport::{DatagramRefused, Event, LaneTx, SendError};
+use caplane_transport::{BulkTx, DatagramRefused, Event, LaneTx, SendError};
 use caplane_wire::header::Header;
 use caplane_wire::{Flags, HeaderRepr, Kind, LANE_MESSAGE_MAX, Notice, message_len};
 use hdrhistogram::Histogram;
@@ -56,6 +56,8 @@ struct Channel {
     blocked_since: Option<u64>,
     /// A whole message written but not taken yet (bulk, datagram).
     waiting: Option<Bytes>,
+    /// A bulk stream that was opened while the connection took nothing: its preface goes first.
+    opened: Option<BulkTx>,
 }
 
 /// The sending thread's state.
@@ -149,6 +151,7 @@ impl Sender {
             writer: MessageWriter::new(layout),
             blocked_since: None,
             waiting: None,
+            opened: None,
         })
     }
 
@@ -293,7 +296,7 @@ impl Sender {
             channel.blocked_since.get_or_insert(now_ns);
             return false;
         };
-        let outcome = hand_over(&mut self.seat, &self.plan, channel.lane, bytes);
+        let outcome = hand_over(&mut self.seat, &self.plan, channel, bytes);
         if let Handed::Later(bytes) = outcome {
             channel.waiting = Some(bytes);
             channel.blocked_since.get_or_insert(now_ns);
@@ -356,22 +359,32 @@ enum Handed {
     Failed(String),
 }
 
-fn hand_over(seat: &mut Seat, plan: &Plan, lane: Option<LaneTx>, bytes: Bytes) -> Handed {
+fn hand_over(seat: &mut Seat, plan: &Plan, channel: &mut Channel, bytes: Bytes) -> Handed {
     let (endpoint, peer) = (&mut seat.endpoint, seat.peer);
-    match (plan.carrier, lane) {
+    match (plan.carrier, channel.lane) {
         (Carrier::Lane, Some(lane)) => match endpoint.send_lane(peer, lane, bytes) {
             Ok(()) => Handed::Taken,
             Err(error) => Handed::Failed(format!("lane: {error}")),
         },
         (Carrier::Lane, None) => Handed::Failed("lane: none was opened".to_owned()),
-        (Carrier::Bulk, _) => match endpoint.open_bulk(peer, plan.class) {
-            Ok(bulk) => match endpoint.send_bulk(peer, bulk, bytes, true) {
-                Ok(()) => Handed::Taken,
+        (Carrier::Bulk, _) => {
+            let opened = match channel.opened.take() {
+                Some(bulk) => Ok(bulk),
+                None => endpoint.open_bulk(peer, plan.class),
+            };
+            match opened {
+                Ok(bulk) if !endpoint.bulk_ready(peer, bulk) => {
+                    channel.opened = Some(bulk);
+                    Handed::Later(bytes)
+                }
+                Ok(bulk) => match endpoint.send_bulk(peer, bulk, bytes, true) {
+                    Ok(()) => Handed::Taken,
+                    Err(error) => Handed::Failed(format!("bulk: {error}")),
+                },
+                Err(SendError::StreamLimit) => Handed::Later(bytes),
                 Err(error) => Handed::Failed(format!("bulk: {error}")),
-            },
-            Err(SendError::StreamLimit) => Handed::Later(bytes),
-            Err(error) => Handed::Failed(format!("bulk: {error}")),
-        },
+            }
+        }
         (Carrier::Datagram, _) => match endpoint.send_datagram(peer, bytes.clone()) {
             Ok(()) => Handed::Taken,
             Err(DatagramRefused::TooLarge { .. }) => Handed::TooLarge,
