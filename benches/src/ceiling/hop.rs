@@ -350,7 +350,7 @@ mod tests {
             lane.extend_from_slice(&[0; 10]);
         }
         let whole = lane.len();
-        lane.extend_from_slice(&lane[PREFACE_LEN..PREFACE_LEN + 50].to_vec());
+        lane.extend_from_within(PREFACE_LEN..PREFACE_LEN + 50);
         let (mut in_lane, mut counts) = (false, [0; 3]);
         assert_eq!(walk(&lane[..5], &mut in_lane, &table, &mut counts), 0);
         assert_eq!(walk(&lane, &mut in_lane, &table, &mut counts), whole);
