@@ -11,7 +11,7 @@ use crate::connection::{Connection, Ends};
 use crate::dispatch::Core;
 use crate::error::{EndpointError, RefuseReason};
 use crate::event::PeerId;
-use crate::io::{self, Port};
+use crate::io::{self, Origin, Port};
 
 /// Answers to first packets that may wait for the next flush; beyond, strangers get none.
 const REPLIES_MAX: usize = 64;
@@ -25,10 +25,10 @@ impl Core {
         &mut self,
         header: &Header<'_>,
         datagram: usize,
-        from: SocketAddr,
-        port: Port,
+        origin: Origin,
     ) -> Option<u32> {
-        let welcome = self.config.accept && port == Port::Listening;
+        let from = origin.from;
+        let welcome = self.config.accept && origin.port == Port::Listening;
         if !welcome || datagram < INITIAL_DATAGRAM_MIN {
             self.counters.packets_unknown += 1;
             return None;
@@ -36,7 +36,7 @@ impl Core {
         if !quiche::version_is_supported(header.version) {
             self.counters.versions_negotiated += 1;
             let answer = written(|out| quiche::negotiate_version(&header.scid, &header.dcid, out));
-            self.reply(from, answer);
+            self.reply(origin, answer);
             return None;
         }
         if header.ty != Type::Initial || header.dcid.len() < 8 {
@@ -57,7 +57,7 @@ impl Core {
                 self.counters.tokens_refused += 1;
                 return None;
             };
-            return self.accept(header, from, Some(&original));
+            return self.accept(header, origin, Some(&original));
         }
         if self.pending >= self.config.retry_threshold {
             let source = cid::new_cid(self.config.worker);
@@ -73,18 +73,19 @@ impl Core {
                     out,
                 )
             });
-            self.reply(from, answer);
+            self.reply(origin, answer);
             return None;
         }
-        self.accept(header, from, None)
+        self.accept(header, origin, None)
     }
 
     fn accept(
         &mut self,
         header: &Header<'_>,
-        from: SocketAddr,
+        origin: Origin,
         original: Option<&ConnectionId<'static>>,
     ) -> Option<u32> {
+        let from = origin.from;
         let scid = cid::new_cid(self.config.worker);
         let local = self.listening();
         self.fit_to_route(from, false);
@@ -186,8 +187,9 @@ impl Core {
             Some(size) if !self.config.pmtud => size,
             _ => self.config.udp_payload_max,
         };
+        let interface = self.config.interface.as_deref();
         let fits = match self.config.pmtud {
-            true => io::route_mtu(remote).map_or(most, |mtu| mtu.clamp(1_200, most)),
+            true => io::route_mtu(interface, remote).map_or(most, |mtu| mtu.clamp(1_200, most)),
             false => most,
         };
         let quic = match dialling {
@@ -198,9 +200,10 @@ impl Core {
     }
 
     /// Queues an answer to a stranger for the next flush.
-    pub(crate) fn reply(&mut self, to: SocketAddr, packet: Option<Vec<u8>>) {
+    pub(crate) fn reply(&mut self, origin: Origin, packet: Option<Vec<u8>>) {
         if self.replies.len() < REPLIES_MAX {
-            self.replies.extend(packet.map(|packet| (to, packet)));
+            self.replies
+                .extend(packet.map(|packet| (origin.back(), packet)));
         }
     }
 }

@@ -65,6 +65,14 @@ pub struct EndpointConfig {
     pub slabs_max: usize,
     /// Most slabs that the unfinished or unconsumed lanes of one peer may hold: no peer can starve the others of slabs.
     pub slabs_per_peer_max: usize,
+    /// Differentiated services codepoint of all packets (0..=63, RFC 2474), unless `Endpoint::set_dscp` says otherwise for a
+    /// peer. Default 0, best effort.
+    pub dscp: u8,
+    /// Send and receive by this network interface only (SO_BINDTODEVICE): for a VRF, its device's name.
+    pub interface: Option<String>,
+    /// Before `wait` sleeps, look at the sockets again and again for this long: a message that comes in that time saves a
+    /// wake-up (some microseconds), for a processor that is never idle. Default zero: off.
+    pub busy_poll: Duration,
     /// Use UDP GRO and GSO where the system has them (default). Off only to work around a broken network driver: each
     /// datagram then costs a system call.
     pub offload: bool,
@@ -113,6 +121,9 @@ impl EndpointConfig {
             datagram_queue_max: 1_024,
             slabs_max: 2_048,
             slabs_per_peer_max: 16,
+            dscp: 0,
+            interface: None,
+            busy_poll: Duration::ZERO,
             offload: true,
             socket_buffer_bytes: 4 << 20,
         }
@@ -123,6 +134,9 @@ impl EndpointConfig {
 /// networks; RFC 9002's 14,720 bytes would also keep the first 16 KiB path MTU probe from being sent, as QUIC probes only
 /// inside the window.
 const INITIAL_WINDOW_BYTES: usize = 160_000;
+
+/// The largest differentiated services codepoint: six bits.
+pub(crate) const DSCP_MAX: u8 = 63;
 
 /// Connection ids a peer may hold: one in use and seven for changes of address. quiche 0.30 keeps every address of a peer as a
 /// path with an id of its own and has no call to let go of one, so this is also the number of addresses in a connection's
@@ -165,6 +179,9 @@ impl EndpointConfig {
         }
         if self.slabs_max == 0 || self.slabs_per_peer_max == 0 {
             return fault("slabs_max and slabs_per_peer_max must be at least 1");
+        }
+        if self.dscp > DSCP_MAX {
+            return fault("dscp must be 0 to 63");
         }
         if self.connection_window < self.stream_window {
             return fault("connection_window must be at least stream_window");

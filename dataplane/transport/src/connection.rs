@@ -2,7 +2,7 @@
 //!
 //! Streams are in `rx` and `tx`; sockets, tables and other connections are the endpoint's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::config::EndpointConfig;
 use crate::counters::Counters;
 use crate::error::RefuseReason;
 use crate::event::{CloseCause, Event, PeerId};
-use crate::io::Port;
+use crate::io::{Origin, Port, Way};
 use crate::quic::Quic;
 use crate::rx::RxStreams;
 use crate::tls::{Handshakes, leaf_uri};
@@ -55,6 +55,12 @@ pub(crate) struct Connection {
     /// Where its packets come in and leave, and the address of that, by which QUIC knows the path.
     pub(crate) port: Port,
     local: SocketAddr,
+    /// Our address that the peer's packets come to, on a wildcard socket.
+    source: Option<IpAddr>,
+    /// The codepoint of its packets, where it is not the endpoint's.
+    pub(crate) dscp: Option<u8>,
+    /// Most slabs that its lanes may hold.
+    pub(crate) slabs_max: usize,
     pub(crate) rx: RxStreams,
     pub(crate) tx: TxStreams,
     /// Largest UDP payload that the path is known to carry, in bytes.
@@ -154,6 +160,9 @@ impl Connection {
             address: ends.remote,
             port: ends.port,
             local: ends.local,
+            source: None,
+            dscp: None,
+            slabs_max: config.slabs_per_peer_max,
             rx: RxStreams::new(),
             tx: TxStreams::new(dialled),
             udp_payload,
@@ -194,7 +203,7 @@ impl Connection {
     pub(crate) fn receive(
         &mut self,
         packet: &mut [u8],
-        from: SocketAddr,
+        origin: Origin,
         now: Instant,
         handshakes: &Handshakes,
     ) -> Option<RefuseReason> {
@@ -202,8 +211,11 @@ impl Connection {
         self.unanswered = self.unanswered.saturating_add(1);
         self.owed_since = None;
         self.pinged = false;
-        let to = self.local;
-        let info = quiche::RecvInfo { from, to };
+        self.source = origin.to;
+        let info = quiche::RecvInfo {
+            from: origin.from,
+            to: self.local,
+        };
         if !matches!(self.state, State::Handshaking { .. }) {
             // An error closes the connection inside QUIC; `settle` sees that.
             let _ = self.quic.recv(packet, info);
@@ -311,6 +323,16 @@ impl Connection {
             reason: reason.to_owned(),
             by_peer,
             cause,
+        }
+    }
+
+    /// The way to the peer at `to`.
+    pub(crate) fn way(&self, to: SocketAddr) -> Way {
+        Way {
+            port: self.port,
+            source: self.source,
+            to,
+            dscp: self.dscp,
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use caplane_wire::{StreamKind, TrafficClass};
 
-use crate::config::EndpointConfig;
+use crate::config::{DSCP_MAX, EndpointConfig};
 use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::dispatch::Core;
@@ -156,7 +156,29 @@ impl Endpoint {
             let starved = self.core.is_starved().then_some(STARVED_RETRY);
             [timeout, timer, starved].into_iter().flatten().min()
         };
-        self.driver.wait(timeout, socket_full)
+        self.sleep(timeout, socket_full)
+    }
+
+    /// Looks again and again for `busy_poll`, then sleeps.
+    fn sleep(&mut self, timeout: Option<Duration>, writable: Option<Port>) -> io::Result<()> {
+        let spin = self.core.config.busy_poll;
+        if spin.is_zero() || timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return self.driver.wait(timeout, writable).map(drop);
+        }
+        let begin = Instant::now();
+        let spin = timeout.map_or(spin, |timeout| timeout.min(spin));
+        let spun = loop {
+            if self.driver.wait(Some(Duration::ZERO), writable)? {
+                return Ok(());
+            }
+            let spun = begin.elapsed();
+            if spun >= spin {
+                break spun;
+            }
+            std::hint::spin_loop();
+        };
+        let timeout = timeout.map(|timeout| timeout.saturating_sub(spun));
+        self.driver.wait(timeout, writable).map(drop)
     }
 
     /// Reads the socket, runs due timers and prepares events. `now` is the tick's one clock read.
@@ -240,6 +262,24 @@ impl Endpoint {
     /// Reads a paused bulk stream again.
     pub fn resume_bulk(&mut self, peer: PeerId, bulk: BulkRx) {
         self.core.set_paused(peer, bulk.0, false);
+    }
+
+    /// Lets the lanes of one peer hold up to `slabs` slabs, instead of `slabs_per_peer_max`: a neighbour router carries the
+    /// traffic of many.
+    pub fn set_slabs_max(&mut self, peer: PeerId, slabs: usize) {
+        self.core.set_slabs_max(peer, slabs);
+    }
+
+    /// Marks the packets to one peer with this differentiated services codepoint (0..=63; RFC 2474), instead of
+    /// `EndpointConfig::dscp`.
+    ///
+    /// It is one codepoint for all classes of a connection: packets of one connection that travel in different queues overtake
+    /// each other, QUIC takes that for loss, and slows down (RFC 7657 section 5.1 asks the same of TCP and SCTP). To keep classes
+    /// apart in the network, give them connections of their own.
+    pub fn set_dscp(&mut self, peer: PeerId, dscp: u8) {
+        if let Some(connection) = self.core.table.get_mut(peer) {
+            connection.dscp = Some(dscp & DSCP_MAX);
+        }
     }
 
     /// Refuses the rest of a lane or bulk stream of a peer (STOP_SENDING with `code`) and forgets it: no more events of it.

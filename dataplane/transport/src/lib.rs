@@ -17,9 +17,9 @@
 //! | `tls` | identities, and every decision about a certificate |
 //! | `io` | the socket; the only `unsafe` of the workspace |
 //!
-//! What it does not do: move a connection to another local address by itself (a peer's moves are followed); ECN; choose the
-//! source address on a wildcard socket of a machine with several (bind one address each there); find out that a path MTU
-//! *grew* before the next new connection (QUIC has no call for it); pace packets.
+//! What it does not do: move a connection to another local address by itself (a peer's moves are followed); ECN; codepoints per
+//! traffic class (they are per connection, see [`Endpoint::set_dscp`]); find out that a path MTU *grew* before the next new
+//! connection (QUIC has no call for it); pace packets.
 //!
 //! The tick of a worker:
 //!

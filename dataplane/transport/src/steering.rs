@@ -4,13 +4,12 @@
 //! tell apart: GRO merges packets by their addresses, so a batch that was steered by its first packet may hold packets of other
 //! workers. Refuses to know connections.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
 use crate::counters::Counters;
-use crate::io::{Batch, Port, STEERING_LONG, STEERING_SHORT, Waker};
+use crate::io::{Batch, Origin, STEERING_LONG, STEERING_SHORT, Waker};
 
 /// Bundles that may wait for one worker: at most as many batches as all workers of a group of four read in a tick. With at
 /// most 64 KiB each they hold 8 MiB.
@@ -22,7 +21,7 @@ const BUNDLES_PER_TICK: usize = 32;
 /// Packets of one GRO batch for one other worker: equal segments, the last may be shorter.
 #[derive(Debug)]
 struct Bundle {
-    from: SocketAddr,
+    origin: Origin,
     segment: usize,
     data: Vec<u8>,
 }
@@ -107,7 +106,7 @@ impl Steering {
     }
 
     /// Hands what a batch had for other workers to them, or drops it where a ring is full.
-    pub(crate) fn hand_over(&mut self, from: SocketAddr, segment: usize, counters: &mut Counters) {
+    pub(crate) fn hand_over(&mut self, origin: Origin, segment: usize, counters: &mut Counters) {
         let Some(group) = &self.group else {
             return;
         };
@@ -115,7 +114,7 @@ impl Steering {
             let data = std::mem::take(&mut self.gathered[owner]);
             let packets = data.len().div_ceil(segment) as u64;
             let bundle = Bundle {
-                from,
+                origin,
                 segment,
                 data,
             };
@@ -182,8 +181,7 @@ impl Bundles {
         };
         self.left -= 1;
         take(Batch {
-            port: Port::Listening,
-            from: bundle.from,
+            origin: bundle.origin,
             segment: bundle.segment,
             data: &mut bundle.data,
         });
@@ -207,6 +205,7 @@ fn owner(packet: &[u8], workers: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::Port;
 
     #[test]
     fn byte_0_of_the_destination_id_names_the_owner() {
@@ -240,7 +239,11 @@ mod tests {
     #[test]
     fn a_full_ring_drops_counts_and_keeps_its_buffer() {
         let (mut zero, one) = pair();
-        let from = "192.0.2.1:4433".parse().expect("an address");
+        let from = Origin {
+            port: Port::Listening,
+            from: "192.0.2.1:4433".parse().expect("an address"),
+            to: None,
+        };
         let mut counters = Counters::default();
         let more = 3;
         for n in 0..RING_BUNDLES + more {
@@ -258,7 +261,10 @@ mod tests {
         while one.has_waiting() {
             let mut bundles = one.bundles();
             while bundles.next(|batch| {
-                assert_eq!((batch.from, batch.segment, batch.data.len()), (from, 9, 23));
+                assert_eq!(
+                    (batch.origin, batch.segment, batch.data.len()),
+                    (from, 9, 23)
+                );
                 assert_eq!(batch.data[2], taken as u8);
                 taken += 1;
             }) {}

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::config::CONNECTION_IDS;
-use crate::io::{Batch, Driver, Port, Sent, Waker};
+use crate::io::{Batch, Driver, Port, Sent, Waker, Way};
 use support::{Pair, message, v4};
 
 #[path = "../tests/support/mod.rs"]
-mod support;
+pub(crate) mod support;
 
 /// Refuses what is longer than the link takes, as the system does with EMSGSIZE.
 struct Link {
@@ -32,7 +32,7 @@ impl Driver for Link {
         self.inner.waker()
     }
 
-    fn wait(&mut self, timeout: Option<Duration>, writable: Option<Port>) -> io::Result<()> {
+    fn wait(&mut self, timeout: Option<Duration>, writable: Option<Port>) -> io::Result<bool> {
         self.inner.wait(timeout, writable)
     }
 
@@ -40,11 +40,11 @@ impl Driver for Link {
         self.inner.receive()
     }
 
-    fn send(&mut self, port: Port, to: SocketAddr, segment: usize, data: &[u8]) -> Sent {
+    fn send(&mut self, way: &Way, segment: usize, data: &[u8]) -> Sent {
         if segment.min(data.len()) > self.limit.load(Ordering::Relaxed) {
             return Sent::TooLarge;
         }
-        self.inner.send(port, to, segment, data)
+        self.inner.send(way, segment, data)
     }
 
     fn trains(&self) -> bool {

@@ -4,11 +4,10 @@
 //! always travels alone: a train with a lost probe in it would be lost whole.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use crate::connection::Connection;
 use crate::counters::Counters;
-use crate::io::{Driver, Port, Sent, TRAIN_BYTES_MAX, TRAIN_SEGMENTS_MAX};
+use crate::io::{Driver, Port, Sent, TRAIN_BYTES_MAX, TRAIN_SEGMENTS_MAX, Way};
 
 /// Room offered to QUIC for every packet; it never writes more than 16,383 bytes.
 const PACKET_BYTES_MAX: usize = 16_384;
@@ -19,8 +18,7 @@ const TRAINS_PER_TURN: usize = 16;
 #[derive(Clone, Debug)]
 struct Train {
     slot: u32,
-    port: Port,
-    to: SocketAddr,
+    way: Way,
     start: usize,
     end: usize,
     segment: usize,
@@ -65,7 +63,7 @@ impl Trains {
 
     /// The port whose socket is full, when built packets wait for it.
     pub(crate) fn waiting(&self) -> Option<Port> {
-        self.waiting.front().map(|train| train.port)
+        self.waiting.front().map(|train| train.way.port)
     }
 
     /// Connections whose path MTU fell, since the last call.
@@ -77,7 +75,7 @@ impl Trains {
     pub(crate) fn drain(&mut self, driver: &mut dyn Driver, counters: &mut Counters) -> bool {
         while let Some(train) = self.waiting.front() {
             let data = &self.buffer[train.start..train.end];
-            match driver.send(train.port, train.to, train.segment, data) {
+            match driver.send(&train.way, train.segment, data) {
                 Sent::Done => {
                     counters.send_calls += 1;
                     counters.packets_sent += train.packets() as u64;
@@ -95,7 +93,7 @@ impl Trains {
                     send_singly(train, data, driver, counters);
                 }
                 Sent::Failed(error) => {
-                    tracing::debug!(event = "send_failed", to = %train.to, %error);
+                    tracing::debug!(event = "send_failed", to = %train.way.to, %error);
                     counters.sends_failed += 1;
                     send_singly(train, data, driver, counters);
                 }
@@ -129,7 +127,7 @@ impl Trains {
             let alone = length > connection.udp_payload;
             let joins = train
                 .as_ref()
-                .is_some_and(|train| !alone && train.to == to && length <= train.segment);
+                .is_some_and(|train| !alone && train.way.to == to && length <= train.segment);
             let mut grown = if joins {
                 train.take().map(|mut train| {
                     train.end += length;
@@ -149,8 +147,7 @@ impl Trains {
                 }
                 grown = Some(Train {
                     slot: connection.id.slot(),
-                    port: connection.port,
-                    to,
+                    way: connection.way(to),
                     start,
                     end: start + length,
                     segment: length,
@@ -199,7 +196,7 @@ fn send_singly(train: &Train, data: &[u8], driver: &mut dyn Driver, counters: &m
         return;
     }
     for packet in data.chunks(train.segment) {
-        if let Sent::Done = driver.send(train.port, train.to, packet.len(), packet) {
+        if let Sent::Done = driver.send(&train.way, packet.len(), packet) {
             counters.send_calls += 1;
             counters.packets_sent += 1;
             counters.bytes_sent += packet.len() as u64;

@@ -24,7 +24,7 @@ impl Core {
             pool: &mut self.pool,
             counters: &mut self.counters,
             bulk_message_max: self.config.bulk_message_max,
-            slabs_max: self.config.slabs_per_peer_max,
+            slabs_max: connection.slabs_max,
             control_message_max: self.config.control_message_max,
             stops: 0,
             discard: false,
@@ -111,6 +111,14 @@ impl Core {
         };
         connection.rx.set_paused(stream, paused);
         if connection.rx.has_ready() {
+            self.read_later(peer.slot);
+        }
+    }
+
+    pub(crate) fn set_slabs_max(&mut self, peer: PeerId, slabs: usize) {
+        if let Some(connection) = self.table.get_mut(peer) {
+            connection.slabs_max = slabs.max(1);
+            // Lanes that waited for a slab may be read now.
             self.read_later(peer.slot);
         }
     }

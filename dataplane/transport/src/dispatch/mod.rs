@@ -21,7 +21,7 @@ use crate::connection::{Connection, State};
 use crate::counters::Counters;
 use crate::error::{EndpointError, RefuseReason};
 use crate::event::{Event, LaneRx, PeerId};
-use crate::io::{Batch, Driver, Port};
+use crate::io::{Batch, Driver, Origin, Port, Way};
 use crate::reset::ResetTokens;
 use crate::retry::RetryTokens;
 use crate::slab::SlabPool;
@@ -46,7 +46,7 @@ pub(crate) struct Core {
     /// Accepted connections still in their handshake.
     pub(crate) pending: usize,
     /// Answers to strangers: version negotiation and Retry.
-    pub(crate) replies: Vec<(SocketAddr, Vec<u8>)>,
+    pub(crate) replies: Vec<(Way, Vec<u8>)>,
     handshakes: Handshakes,
     listening: SocketAddr,
     dialling_from: (Port, SocketAddr),
@@ -183,12 +183,12 @@ impl Core {
 
     /// Takes a batch from the socket.
     pub(crate) fn batch(&mut self, batch: Batch<'_>) {
-        let (from, segment) = (batch.from, batch.segment);
+        let (origin, segment) = (batch.origin, batch.segment);
         self.counters.receive_calls += 1;
         self.counters.bytes_received += batch.data.len() as u64;
         self.counters.packets_received += batch.data.len().div_ceil(segment) as u64;
         self.packets(batch);
-        self.steering.hand_over(from, segment, &mut self.counters);
+        self.steering.hand_over(origin, segment, &mut self.counters);
     }
 
     /// Sends what other workers were gathered for, and takes over what they have for us.
@@ -205,7 +205,7 @@ impl Core {
     fn packets(&mut self, batch: Batch<'_>) {
         let mut last = None;
         for packet in batch.data.chunks_mut(batch.segment) {
-            let slot = self.packet(packet, batch.from, batch.port);
+            let slot = self.packet(packet, batch.origin);
             if slot != last {
                 last.into_iter().for_each(|slot| self.take_datagrams(slot));
                 last = slot;
@@ -214,7 +214,7 @@ impl Core {
         last.into_iter().for_each(|slot| self.take_datagrams(slot));
     }
 
-    fn packet(&mut self, packet: &mut [u8], from: SocketAddr, port: Port) -> Option<u32> {
+    fn packet(&mut self, packet: &mut [u8], origin: Origin) -> Option<u32> {
         let slot = if packet[0] & 0x80 == 0 {
             let Some(cid) = short_cid(packet) else {
                 self.counters.packets_unknown += 1;
@@ -223,7 +223,7 @@ impl Core {
             match self.cids.find(cid) {
                 Some(slot) => slot,
                 None => {
-                    self.unknown(packet, from, port);
+                    self.unknown(packet, origin);
                     return None;
                 }
             }
@@ -237,13 +237,15 @@ impl Core {
                 Some(slot) => slot,
                 // The system's rule stands at a fixed place, whatever the length of the id: a first packet and its
                 // repetition go to the same worker.
-                None if port == Port::Listening && self.steering.divert(packet) => return None,
-                None => self.admit(&header, datagram, from, port)?,
+                None if origin.port == Port::Listening && self.steering.divert(packet) => {
+                    return None;
+                }
+                None => self.admit(&header, datagram, origin)?,
             }
         };
         let now = self.now;
         let connection = self.table.slot(slot)?;
-        let refused = connection.receive(packet, from, now, &self.handshakes);
+        let refused = connection.receive(packet, origin, now, &self.handshakes);
         self.touch(slot);
         if let Some(reason) = refused {
             self.refuse(slot, reason);
@@ -253,31 +255,32 @@ impl Core {
 
     /// A short-header packet that names no connection of ours: a reset from a peer that we dialled and that has forgotten us,
     /// another worker's, a packet of a connection that we have forgotten, or noise.
-    fn unknown(&mut self, packet: &mut [u8], from: SocketAddr, port: Port) {
+    fn unknown(&mut self, packet: &mut [u8], origin: Origin) {
         let Some(cid) = short_cid(packet).copied() else {
             self.counters.packets_unknown += 1;
             return;
         };
         for at in 0..self.dialled.len() {
             let slot = self.dialled[at];
-            let candidate = |c: &&mut Connection| c.address == from && c.port == port;
+            let candidate = |c: &&mut Connection| c.address == origin.from && c.port == origin.port;
             let Some(connection) = self.table.slot(slot).filter(candidate) else {
                 continue;
             };
-            if connection.is_reset_by(packet, from) {
+            if connection.is_reset_by(packet, origin.from) {
                 self.touch(slot);
                 return;
             }
         }
-        if port == Port::Listening && self.steering.divert(packet) {
+        let listening = origin.port == Port::Listening;
+        if listening && self.steering.divert(packet) {
             return;
         }
         self.counters.packets_unknown += 1;
-        if self.config.accept && port == Port::Listening {
+        if self.config.accept && listening {
             let answer = self
                 .resets
                 .answer(&ConnectionId::from_ref(&cid), packet.len());
-            self.reply(from, answer);
+            self.reply(origin, answer);
         }
     }
 
@@ -428,8 +431,8 @@ impl Core {
 
     /// Sends the answers to strangers; what the socket does not take is lost, and they ask again.
     pub(crate) fn send_replies(&mut self, driver: &mut dyn Driver) {
-        for (to, packet) in self.replies.drain(..) {
-            let _ = driver.send(Port::Listening, to, packet.len(), &packet);
+        for (way, packet) in self.replies.drain(..) {
+            let _ = driver.send(&way, packet.len(), &packet);
         }
     }
 }

@@ -9,7 +9,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 
 use super::udp::UdpSocket;
-use super::{Batch, Driver, Port, Ports, Sent, Waker};
+use super::{Batch, Driver, Port, Ports, Sent, Waker, Way};
 
 const LISTENING: Token = Token(0);
 const DIALLING: Token = Token(1);
@@ -105,14 +105,14 @@ impl Driver for MioDriver {
         self.waker.clone()
     }
 
-    fn wait(&mut self, timeout: Option<Duration>, writable: Option<Port>) -> io::Result<()> {
+    fn wait(&mut self, timeout: Option<Duration>, writable: Option<Port>) -> io::Result<bool> {
         let ready = self.listening.readable
             || self.dialling.as_ref().is_some_and(|d| d.readable)
             || writable.is_some_and(|port| self.watched(port).writable);
         let timeout = if ready { Some(Duration::ZERO) } else { timeout };
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(false),
             Err(e) => return Err(e),
         }
         for event in &self.events {
@@ -124,7 +124,7 @@ impl Driver for MioDriver {
             watched.readable |= event.is_readable();
             watched.writable |= event.is_writable();
         }
-        Ok(())
+        Ok(ready || !self.events.is_empty())
     }
 
     fn receive(&mut self) -> io::Result<Option<Batch<'_>>> {
@@ -143,9 +143,9 @@ impl Driver for MioDriver {
         Ok(None)
     }
 
-    fn send(&mut self, port: Port, to: SocketAddr, segment: usize, data: &[u8]) -> Sent {
-        let watched = self.watched(port);
-        let sent = watched.socket.send(to, segment, data);
+    fn send(&mut self, way: &Way, segment: usize, data: &[u8]) -> Sent {
+        let watched = self.watched(way.port);
+        let sent = watched.socket.send(way, segment, data);
         if matches!(sent, Sent::Blocked) {
             watched.writable = false;
         }

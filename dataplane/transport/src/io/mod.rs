@@ -3,13 +3,14 @@
 //! Everything above sees [`Driver`] and nothing of the system below it. Refuses to know QUIC. The only folder of the
 //! workspace with `unsafe`.
 
+mod control;
 mod mio_driver;
 mod sockopt;
 mod steer;
 mod udp;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,12 +33,46 @@ pub(crate) enum Port {
     Dialling,
 }
 
+/// Where datagrams came from and to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Our port.
+    pub(crate) port: Port,
+    /// The sender.
+    pub(crate) from: SocketAddr,
+    /// Our address that they were sent to; known on a socket bound to a wildcard only.
+    pub(crate) to: Option<IpAddr>,
+}
+
+impl Origin {
+    /// The way back.
+    pub(crate) fn back(self) -> Way {
+        Way {
+            port: self.port,
+            source: self.to,
+            to: self.from,
+            dscp: None,
+        }
+    }
+}
+
+/// Where datagrams leave and go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// Our port.
+    pub(crate) port: Port,
+    /// Our address to send from, on a socket bound to a wildcard; `None`: the system chooses one by its routes.
+    pub(crate) source: Option<IpAddr>,
+    /// The receiver.
+    pub(crate) to: SocketAddr,
+    /// Differentiated services codepoint (0..=63), where it is not the endpoint's.
+    pub(crate) dscp: Option<u8>,
+}
+
 /// Datagrams of one sender, received together: equal segments, the last may be shorter.
 pub(crate) struct Batch<'a> {
-    /// Where they came in.
-    pub(crate) port: Port,
-    /// Who sent them all.
-    pub(crate) from: SocketAddr,
+    /// Where they all came from and to.
+    pub(crate) origin: Origin,
     /// Length of every segment but perhaps the last; never 0.
     pub(crate) segment: usize,
     /// The segments back to back.
@@ -69,14 +104,15 @@ pub(crate) trait Driver: Send {
     fn waker(&self) -> Waker;
 
     /// Sleeps until a socket is readable, the one of `writable` is writable, the waker was used or `timeout` passed.
-    fn wait(&mut self, timeout: Option<Duration>, writable: Option<Port>) -> io::Result<()>;
+    /// True when one of the first three was the case.
+    fn wait(&mut self, timeout: Option<Duration>, writable: Option<Port>) -> io::Result<bool>;
 
     /// The next batch, of the ports in turn; `None` when all sockets are empty.
     fn receive(&mut self) -> io::Result<Option<Batch<'_>>>;
 
-    /// Sends `data` from `port` to `to` as segments of `segment` bytes, the last perhaps shorter: at most [`TRAIN_SEGMENTS_MAX`] and
+    /// Sends `data` as segments of `segment` bytes, the last perhaps shorter: at most [`TRAIN_SEGMENTS_MAX`] and
     /// [`TRAIN_BYTES_MAX`].
-    fn send(&mut self, port: Port, to: SocketAddr, segment: usize, data: &[u8]) -> Sent;
+    fn send(&mut self, way: &Way, segment: usize, data: &[u8]) -> Sent;
 
     /// Whether trains are possible; without, `send` takes one segment only.
     fn trains(&self) -> bool;

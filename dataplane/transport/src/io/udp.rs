@@ -9,29 +9,25 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 
-use super::{Batch, Port, Sent, sockopt};
+use super::control::{self, Control};
+use super::{Batch, Origin, Port, Sent, Way, sockopt};
 use crate::config::EndpointConfig;
 
 /// Longest GRO batch the kernel hands over.
 const BATCH_BYTES_MAX: usize = 65_536;
-
-/// Length of `struct cmsghdr` on 64-bit Linux: length (8), level (4), type (4).
-const CONTROL_HEADER: usize = 16;
-
-/// Control messages of one send or receive, aligned as the kernel's C structures are.
-#[repr(C, align(8))]
-struct Control([u8; 64]);
 
 pub(super) struct UdpSocket {
     socket: Socket,
     buffer: Box<[u8]>,
     control: Control,
     gso: bool,
+    v6: bool,
 }
 
 /// What one receive read into the socket's buffer.
 pub(super) struct Received {
     from: SocketAddr,
+    to: Option<IpAddr>,
     segment: usize,
     length: usize,
 }
@@ -49,23 +45,25 @@ impl UdpSocket {
             Type::DGRAM.nonblocking().cloexec(),
             Some(Protocol::UDP),
         )?;
+        let tos = i32::from(config.dscp << 2);
+        // A wildcard socket answers from the address that was asked.
+        let wildcard = i32::from(address.ip().is_unspecified());
         if address.is_ipv6() {
             socket.set_only_v6(!dual_stack)?;
-            sockopt::set(
-                socket.as_fd(),
-                libc::IPPROTO_IPV6,
-                libc::IPV6_MTU_DISCOVER,
-                libc::IPV6_PMTUDISC_PROBE,
-            )?;
+            let set = |name, value| sockopt::set(socket.as_fd(), libc::IPPROTO_IPV6, name, value);
+            set(libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+            set(libc::IPV6_TCLASS, tos)?;
+            set(libc::IPV6_RECVPKTINFO, wildcard)?;
         }
         if address.is_ipv4() || dual_stack {
-            sockopt::set(
-                socket.as_fd(),
-                libc::IPPROTO_IP,
-                libc::IP_MTU_DISCOVER,
-                libc::IP_PMTUDISC_PROBE,
-            )?;
+            let set = |name, value| sockopt::set(socket.as_fd(), libc::IPPROTO_IP, name, value);
+            set(libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+            set(libc::IP_TOS, tos)?;
         }
+        if address.is_ipv4() {
+            sockopt::set(socket.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, wildcard)?;
+        }
+        bind_device(&socket, config.interface.as_deref())?;
         // The system caps both at net.core.{r,w}mem_max without an error.
         socket.set_recv_buffer_size(config.socket_buffer_bytes)?;
         socket.set_send_buffer_size(config.socket_buffer_bytes)?;
@@ -76,8 +74,9 @@ impl UdpSocket {
         Ok(Self {
             socket,
             buffer: vec![0; BATCH_BYTES_MAX].into_boxed_slice(),
-            control: Control([0; 64]),
+            control: Control::new(),
             gso,
+            v6: address.is_ipv6(),
         })
     }
 
@@ -109,7 +108,7 @@ impl UdpSocket {
     /// Reads the next batch into the socket's buffer; `None` when the socket is empty.
     pub(super) fn receive(&mut self) -> io::Result<Option<Received>> {
         loop {
-            let (length, from, segment) =
+            let (length, from, control) =
                 match receive(&self.socket, &mut self.buffer, &mut self.control) {
                     Ok(received) => received,
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -132,7 +131,8 @@ impl UdpSocket {
             }
             return Ok(Some(Received {
                 from,
-                segment: segment.unwrap_or(length).clamp(1, length),
+                to: control.to,
+                segment: control.segment.unwrap_or(length).clamp(1, length),
                 length,
             }));
         }
@@ -141,23 +141,25 @@ impl UdpSocket {
     /// The batch that was read last.
     pub(super) fn batch(&mut self, port: Port, received: &Received) -> Batch<'_> {
         Batch {
-            port,
-            from: received.from,
+            origin: Origin {
+                port,
+                from: received.from,
+                to: received.to,
+            },
             segment: received.segment,
             data: &mut self.buffer[..received.length],
         }
     }
 
-    pub(super) fn send(&mut self, to: SocketAddr, segment: usize, data: &[u8]) -> Sent {
-        let to = SockAddr::from(to);
+    pub(super) fn send(&mut self, way: &Way, segment: usize, data: &[u8]) -> Sent {
+        let to = SockAddr::from(way.to);
         let buffers = [IoSlice::new(data)];
+        let several = (segment < data.len()).then_some(segment);
+        let control = Control::of_send(way, several, self.v6);
         let message = MsgHdr::new().with_addr(&to).with_buffers(&buffers);
-        let control;
-        let message = if segment < data.len() {
-            control = segment_control(segment);
-            message.with_control(&control.0[..CONTROL_HEADER + 8])
-        } else {
-            message
+        let message = match control.filled() {
+            [] => message,
+            filled => message.with_control(filled),
         };
         match self.socket.sendmsg(&message, 0) {
             Ok(_) => Sent::Done,
@@ -203,38 +205,22 @@ fn offload(socket: &Socket) -> bool {
     gso.is_ok()
 }
 
-/// The control message that asks for segmentation: SOL_UDP, UDP_SEGMENT, u16.
-fn segment_control(segment: usize) -> Control {
-    let mut control = Control([0; 64]);
-    control.0[..8].copy_from_slice(&(CONTROL_HEADER + 2).to_ne_bytes());
-    control.0[8..12].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
-    control.0[12..16].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
-    control.0[16..18].copy_from_slice(&(segment as u16).to_ne_bytes());
-    control
+/// Binds to the network interface asked for, if any.
+fn bind_device(socket: &Socket, interface: Option<&str>) -> io::Result<()> {
+    let Some(name) = interface else {
+        return Ok(());
+    };
+    socket
+        .bind_device(Some(name.as_bytes()))
+        .map_err(|e| io::Error::new(e.kind(), format!("interface {name}: {e}")))
 }
 
-/// The GRO segment size among the control messages of a receive: SOL_UDP, UDP_GRO, int.
-fn gro_segment(mut control: &[u8]) -> Option<usize> {
-    while control.len() >= CONTROL_HEADER {
-        let length = usize::from_ne_bytes(control[..8].try_into().ok()?);
-        let level = i32::from_ne_bytes(control[8..12].try_into().ok()?);
-        let kind = i32::from_ne_bytes(control[12..16].try_into().ok()?);
-        let data = control.get(CONTROL_HEADER..length)?;
-        if level == libc::SOL_UDP && kind == libc::UDP_GRO {
-            let size = i32::from_ne_bytes(data.get(..4)?.try_into().ok()?);
-            return usize::try_from(size).ok().filter(|size| *size > 0);
-        }
-        control = control.get(length.next_multiple_of(8)..)?;
-    }
-    None
-}
-
-/// One `recvmsg`: length, sender and GRO segment size.
+/// One `recvmsg`: length, sender and control messages.
 fn receive(
     socket: &Socket,
     buffer: &mut [u8],
     control: &mut Control,
-) -> io::Result<(usize, SocketAddr, Option<usize>)> {
+) -> io::Result<(usize, SocketAddr, control::Received)> {
     let mut vector = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
@@ -252,8 +238,9 @@ fn receive(
             header.msg_namelen = *storage_length;
             header.msg_iov = &raw mut vector;
             header.msg_iovlen = 1;
-            header.msg_control = control.0.as_mut_ptr().cast();
-            header.msg_controllen = control.0.len();
+            let room = control.room();
+            header.msg_control = room.as_mut_ptr().cast();
+            header.msg_controllen = room.len();
             let received = libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0);
             if received < 0 {
                 return Err(io::Error::last_os_error());
@@ -265,22 +252,23 @@ fn receive(
     let from = from
         .as_socket()
         .ok_or_else(|| io::Error::other("a datagram came from no IP address"))?;
-    let segment = gro_segment(&control.0[..control_length.min(control.0.len())]);
-    Ok((received, from, segment))
+    Ok((received, from, control.received(control_length)))
 }
 
 /// The largest UDP payload that the first link towards `to` takes, as far as the kernel knows; `None` when it does not say.
 ///
 /// Starting the search there saves the probes above it: on a 1500-byte link that is 13 of the 14 sizes tried.
-pub(crate) fn route_mtu(to: SocketAddr) -> Option<usize> {
+pub(crate) fn route_mtu(interface: Option<&str>, to: SocketAddr) -> Option<usize> {
     // A mapped address goes out as IPv4.
     let to = SocketAddr::new(to.ip().to_canonical(), to.port());
     let any: IpAddr = match to {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = std::net::UdpSocket::bind(SocketAddr::new(any, 0)).ok()?;
-    socket.connect(to).ok()?;
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM.cloexec(), None).ok()?;
+    bind_device(&socket, interface).ok()?;
+    socket.bind(&SocketAddr::new(any, 0).into()).ok()?;
+    socket.connect(&to.into()).ok()?;
     let (level, name, overhead) = match to {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU, 28),
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU, 48),
@@ -292,34 +280,66 @@ pub(crate) fn route_mtu(to: SocketAddr) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_gro_size_is_found_behind_other_control_messages() {
-        let mut bytes = Vec::new();
-        for (level, kind, value) in [
-            (libc::SOL_SOCKET, 29, 7_i32),
-            (libc::SOL_UDP, libc::UDP_GRO, 1_350),
-        ] {
-            bytes.extend_from_slice(&20_usize.to_ne_bytes());
-            bytes.extend_from_slice(&level.to_ne_bytes());
-            bytes.extend_from_slice(&kind.to_ne_bytes());
-            bytes.extend_from_slice(&value.to_ne_bytes());
-            bytes.extend_from_slice(&[0; 4]);
-        }
-        assert_eq!(gro_segment(&bytes), Some(1_350));
-        for length in 0..bytes.len() {
-            // Truncated control bytes are read as far as they go and no further.
-            let _ = gro_segment(&bytes[..length]);
-        }
-    }
-
-    #[test]
-    fn a_control_message_of_length_zero_ends_the_walk() {
-        assert_eq!(gro_segment(&[0; 64]), None);
-    }
+    use crate::io::control::Messages;
+    use crate::tests::support::Ca;
 
     #[test]
     fn loopback_takes_large_datagrams() {
-        assert!(route_mtu("127.0.0.1:9".parse().expect("an address")) >= Some(16_376));
+        let to = "127.0.0.1:9".parse().expect("an address");
+        assert!(route_mtu(None, to) >= Some(16_376));
+        assert!(route_mtu(Some("lo"), to) >= Some(16_376));
+        assert_eq!(route_mtu(Some("no-such-device"), to), None);
+    }
+
+    /// Sends from a socket made by `config` to one on `to`, and gives the type of service that arrives.
+    fn type_of_service(config: &EndpointConfig, to: &str, dscp: Option<u8>) -> i32 {
+        let ca = Ca::new("test root");
+        let to: SocketAddr = to.parse().expect("an address");
+        let receiving = EndpointConfig::new(to, ca.credentials("router/one"));
+        let receiver = UdpSocket::bind(&receiving, to, false).expect("bind");
+        let (level, ask, kind) = match to {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVTOS, libc::IP_TOS),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, libc::IPV6_TCLASS),
+        };
+        sockopt::set(receiver.socket.as_fd(), level, ask, 1).expect("ask for it");
+        let mut to = receiver.local_addr().expect("an address");
+        if let (SocketAddr::V4(v4), true) = (to, config.listen.is_ipv6()) {
+            to = SocketAddr::new(v4.ip().to_ipv6_mapped().into(), to.port());
+        }
+        let mut sender = UdpSocket::bind(config, config.listen, false).expect("bind");
+        let way = Way {
+            port: Port::Listening,
+            source: None,
+            to,
+            dscp,
+        };
+        assert!(matches!(sender.send(&way, 100, &[7; 250]), Sent::Done));
+        receiver.socket.set_nonblocking(false).expect("blocking");
+        let (mut buffer, mut control) = (vec![0; 65_536], Control::new());
+        let (length, ..) = receive(&receiver.socket, &mut buffer, &mut control).expect("receive");
+        assert_eq!(length, 250, "the segments arrive as one batch");
+        let found = Messages(control.room()).find(|m| (m.0, m.1) == (level, kind));
+        // One byte in IPv4, an int in IPv6.
+        found.map(|m| i32::from(m.2[0])).expect("it was asked for")
+    }
+
+    #[test]
+    fn packets_carry_the_codepoint_of_the_endpoint_or_of_their_connection() {
+        let ca = Ca::new("test root");
+        for (listen, dual_stack, to) in [
+            ("127.0.0.1:0", false, "127.0.0.1:0"),
+            ("[::1]:0", false, "[::1]:0"),
+            ("[::]:0", true, "127.0.0.1:0"),
+            ("[::]:0", true, "[::1]:0"),
+        ] {
+            let listen = listen.parse().expect("an address");
+            let mut config = EndpointConfig::new(listen, ca.credentials("router/one"));
+            config.dual_stack = dual_stack;
+            assert_eq!(type_of_service(&config, to, None), 0);
+            config.dscp = 10;
+            assert_eq!(type_of_service(&config, to, None), 10 << 2);
+            assert_eq!(type_of_service(&config, to, Some(46)), 46 << 2);
+            assert_eq!(type_of_service(&config, to, Some(0)), 0);
+        }
     }
 }

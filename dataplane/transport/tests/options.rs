@@ -1,0 +1,120 @@
+//! Options of an endpoint: the interface, the address it answers from, busy polling, slabs for a neighbour.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use caplane_transport::{Endpoint, EndpointConfig};
+use support::*;
+
+#[test]
+fn a_wildcard_socket_answers_from_the_address_that_was_asked() {
+    for (listen, dual_stack, from, hosts) in [
+        (
+            "0.0.0.0:0",
+            false,
+            "127.0.0.1:0",
+            &["127.0.0.1", "127.0.0.2", "127.9.8.7"][..],
+        ),
+        ("[::]:0", true, "127.0.0.1:0", &["127.0.0.1", "127.0.0.3"]),
+        ("[::]:0", true, "[::1]:0", &["[::1]"]),
+    ] {
+        for workers in [1, 2] {
+            let ca = Ca::new("test root");
+            let listen = listen.parse().expect("an address");
+            let mut config = EndpointConfig::new(listen, ca.credentials("router/one"));
+            config.dual_stack = dual_stack;
+            // Every new connection is asked to prove its address: that answer, too, must come from the right one.
+            config.retry_threshold = 0;
+            let group = Endpoint::bind_group(config, workers).expect("bind");
+            let mut group: Vec<Node> = group.into_iter().map(Node::new).collect();
+            let port = group[0].address().port();
+            let from: SocketAddr = from.parse().expect("an address");
+            let mut client = Node::bind(EndpointConfig::new(from, ca.credentials("agent/one")));
+            for host in hosts {
+                let to = format!("{host}:{port}").parse().expect("an address");
+                let peer = client.endpoint.connect(to, None).expect("connect");
+                let mut all: Vec<&mut Node> = vec![&mut client];
+                all.extend(&mut group);
+                drive_all(&mut all, host, |all| {
+                    all[0].endpoint.peer_uri(peer).is_some()
+                });
+                assert_eq!(client.endpoint.peer_address(peer), Some(to));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_interface_is_bound_to_and_a_missing_one_is_named() {
+    let mut pair = Pair::new(v4(), |config| config.interface = Some("lo".into()));
+    let (lane, to_server) = (pair.lane(), pair.to_server);
+    let sent = pair
+        .client
+        .endpoint
+        .send_lane(to_server, lane, message(0, 1_000));
+    sent.expect("send");
+    pair.drive("the message", |_, server| server.messages.len() == 1);
+    for workers in [1, 3] {
+        let ca = Ca::new("test root");
+        let mut config = EndpointConfig::new(v4(), ca.credentials("router/one"));
+        config.interface = Some("no-such-device".into());
+        let error = Endpoint::bind_group(config, workers).err();
+        let error = error.expect("no such device").to_string();
+        assert!(error.contains("interface no-such-device"), "{error}");
+    }
+}
+
+#[test]
+fn busy_polling_takes_what_comes_and_still_sleeps() {
+    let mut pair = Pair::new(v4(), |config| config.busy_poll = Duration::from_millis(1));
+    let (lane, to_server) = (pair.lane(), pair.to_server);
+    for n in 0..50 {
+        let sent = pair
+            .client
+            .endpoint
+            .send_lane(to_server, lane, message(n, 1_000));
+        sent.expect("send");
+        pair.drive("the message", |_, server| {
+            server.messages.len() == n as usize + 1
+        });
+    }
+    pair.drive("silence", |client, server| {
+        client.endpoint.acked(to_server)
+            && server
+                .endpoint
+                .acked(server.endpoint.peers().next().expect("a peer"))
+    });
+    // Sleeps to the end of a timeout that is longer than it looks; timers may end a wait sooner, then it goes on.
+    let until = Instant::now() + Duration::from_millis(30);
+    while Instant::now() < until {
+        let left = until.saturating_duration_since(Instant::now());
+        pair.server.tick(left);
+    }
+    assert!(pair.server.endpoint.peers().next().is_some());
+}
+
+#[test]
+fn a_peer_may_be_given_more_slabs_than_the_others() {
+    let mut pair = Pair::new(v4(), |config| config.slabs_per_peer_max = 2);
+    pair.server.hold = true;
+    let (to_client, to_server) = (pair.to_client, pair.to_server);
+    for n in 0..6 {
+        let lane = pair.lane();
+        let sent = pair
+            .client
+            .endpoint
+            .send_lane(to_server, lane, message(n, 1_000));
+        sent.expect("send");
+    }
+    pair.drive("acknowledged", |client, _| client.endpoint.acked(to_server));
+    let taken = |node: &Node| node.endpoint.counters().lane_bytes_received;
+    pair.drive("two lanes", |_, server| taken(server) >= 2_000);
+    for _ in 0..20 {
+        pair.server.tick(Duration::ZERO);
+    }
+    assert_eq!(taken(&pair.server), 2_000);
+    pair.server.endpoint.set_slabs_max(to_client, 6);
+    pair.drive("six lanes", |_, server| taken(server) == 6_000);
+}
