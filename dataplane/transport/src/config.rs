@@ -35,8 +35,9 @@ pub struct EndpointConfig {
     /// agent is noticed by then at the latest.
     pub idle_timeout: Duration,
     /// On connections we dialled: send a PING when nothing was heard for this long, so that a living peer never idles
-    /// out. Default a third of the idle timeout, so two may be lost. `None`: no keepalive. The accepting side never
-    /// sends any, so idle peers cost a router one packet each per period.
+    /// out. Default half the idle timeout: a PING that is lost is sent again every probe timeout, so there is no need for a
+    /// second period, and idle peers are what a router has most of. `None`: no keepalive. The accepting side never sends
+    /// any, so idle peers cost a router one packet each per period.
     pub keepalive: Option<Duration>,
     /// Close a connection whose peer owes an acknowledgement and was silent for this long, without waiting for the idle
     /// timeout. Default 0.9 s: three probe timeouts on a path of 50 ms, each twice the one before. `None`: the idle timeout alone decides.
@@ -107,7 +108,7 @@ impl EndpointConfig {
             pmtud: true,
             udp_payload_fixed: None,
             idle_timeout: Duration::from_secs(30),
-            keepalive: Some(Duration::from_secs(10)),
+            keepalive: Some(Duration::from_secs(15)),
             silence: Some(Duration::from_millis(900)),
             handshake_timeout: Duration::from_secs(5),
             peers_max: 16_384,

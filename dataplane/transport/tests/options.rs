@@ -1,11 +1,11 @@
-//! Options of an endpoint: the interface, the address it answers from, busy polling, slabs for a neighbour.
+//! Options of an endpoint: kinds of keys, the interface, the address it answers from, busy polling, slabs for a neighbour.
 
 mod support;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use caplane_transport::{Endpoint, EndpointConfig};
+use caplane_transport::{Credentials, Endpoint, EndpointConfig};
 use support::*;
 
 #[test]
@@ -117,4 +117,34 @@ fn a_peer_may_be_given_more_slabs_than_the_others() {
     assert_eq!(taken(&pair.server), 2_000);
     pair.server.endpoint.set_slabs_max(to_client, 6);
     pair.drive("six lanes", |_, server| taken(server) == 6_000);
+}
+
+#[test]
+fn identities_may_have_keys_of_any_usual_kind() {
+    let ca = Ca::new("test root");
+    let edwards = Ca::with_keys("another root", KeyKind::Ed25519);
+    let mut trust = ca.trust();
+    trust
+        .add_pem(DOMAIN, edwards.pem.as_bytes())
+        .expect("a second root");
+    let name = [&uri("agent/one")[..]];
+    let identities = [
+        ca.issue(&name, |_| {}),
+        edwards.issue(&name, |_| {}),
+        ca.issue_rsa(&name, |_| {}),
+    ]
+    .map(|(chain, key)| {
+        Credentials::from_pem(chain.as_bytes(), key.as_bytes(), trust.clone()).expect("credentials")
+    });
+    for accepting in &identities {
+        for dialling in &identities {
+            let mut server = Node::bind(EndpointConfig::new(v4(), accepting.clone()));
+            let mut client = Node::bind(EndpointConfig::new(v4(), dialling.clone()));
+            let dialled = client.endpoint.connect(server.address(), None);
+            let peer = dialled.expect("connect");
+            drive([&mut client, &mut server], "connected", |[client, _]| {
+                client.endpoint.peer_uri(peer).is_some()
+            });
+        }
+    }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use boring::error::ErrorStack;
 use boring::ssl::{
     SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode,
-    SslVerifyError, SslVerifyMode, SslVersion,
+    SslSignatureAlgorithm, SslVerifyError, SslVerifyMode, SslVersion,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
@@ -107,6 +107,16 @@ fn alert(reason: RefuseReason) -> SslAlert {
     }
 }
 
+/// Signatures that a peer may prove its key with. BoringSSL's own list has no Ed25519.
+const SIGNATURES: [SslSignatureAlgorithm; 6] = [
+    SslSignatureAlgorithm::ECDSA_SECP256R1_SHA256,
+    SslSignatureAlgorithm::ED25519,
+    SslSignatureAlgorithm::ECDSA_SECP384R1_SHA384,
+    SslSignatureAlgorithm::RSA_PSS_RSAE_SHA256,
+    SslSignatureAlgorithm::RSA_PSS_RSAE_SHA384,
+    SslSignatureAlgorithm::RSA_PSS_RSAE_SHA512,
+];
+
 /// A TLS context for connections where the *peer* has `role`.
 fn context(
     config: &EndpointConfig,
@@ -126,6 +136,7 @@ fn context(
     }
     context.set_private_key(credentials.key())?;
     context.check_private_key()?;
+    context.set_verify_algorithm_prefs(&SIGNATURES)?;
     // A resumed session would not show its client certificate again, so there is no resumption and no 0-RTT.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
     context.set_options(SslOptions::NO_TICKET);

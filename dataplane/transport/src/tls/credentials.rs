@@ -116,6 +116,8 @@ struct Inner {
     uri: String,
     chain: Vec<X509>,
     key: PKey<Private>,
+    /// The key's bytes.
+    secret: Vec<u8>,
     trust: TrustBundle,
 }
 
@@ -153,6 +155,9 @@ impl Credentials {
                 "expected one unencrypted PKCS#8, SEC1 or PKCS#1 key in PEM".into(),
             )
         })?;
+        let secret = key
+            .private_key_to_der_pkcs8()
+            .map_err(|_| pem("private key", "its kind cannot be used".into()))?;
         let public = leaf
             .public_key()
             .map_err(|e| pem("certificate chain", format!("bad public key: {e}")))?;
@@ -168,6 +173,7 @@ impl Credentials {
                 uri,
                 chain,
                 key,
+                secret,
                 trust,
             }),
         })
@@ -200,8 +206,7 @@ impl Credentials {
 
     /// Tokens that only the holder of this private key can make.
     pub(crate) fn reset_tokens(&self) -> ResetTokens {
-        let der = self.inner.key.private_key_to_der().unwrap_or_default();
-        ResetTokens::new(&der)
+        ResetTokens::new(&self.inner.secret)
     }
 
     pub(super) fn trust(&self) -> &TrustBundle {

@@ -20,15 +20,43 @@ use rcgen::{
 pub const DOMAIN: &str = "caplane.test";
 pub const CLASS: TrafficClass = TrafficClass::new(3, CongestionAction::Drop);
 
+/// What keys certificates hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    P256,
+    Ed25519,
+}
+
+impl KeyKind {
+    fn generate(self) -> KeyPair {
+        match self {
+            Self::P256 => KeyPair::generate().expect("a key"),
+            Self::Ed25519 => {
+                // PKCS#8 version 1 around a seed (RFC 8410 section 7), as openssl writes it; ring writes version 2, which
+                // BoringSSL does not read.
+                let mut der = *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20................................";
+                boring::rand::rand_bytes(&mut der[16..]).expect("a seed");
+                KeyPair::try_from(&der[..]).expect("a key")
+            }
+        }
+    }
+}
+
 /// A certificate authority of the tests.
 pub struct Ca {
     pub pem: String,
+    keys: KeyKind,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Ca {
     pub fn new(name: &str) -> Self {
-        let key = KeyPair::generate().expect("a key");
+        Self::with_keys(name, KeyKind::P256)
+    }
+
+    /// As `new`, with keys of this kind for itself and those it issues to.
+    pub fn with_keys(name: &str, keys: KeyKind) -> Self {
+        let key = keys.generate();
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params
             .distinguished_name
@@ -38,6 +66,7 @@ impl Ca {
         let certificate = params.self_signed(&key).expect("a root certificate");
         Self {
             pem: certificate.pem(),
+            keys,
             issuer: Issuer::new(params, key),
         }
     }
@@ -56,7 +85,7 @@ impl Ca {
         uris: &[&str],
         adjust: impl FnOnce(&mut CertificateParams),
     ) -> (String, String) {
-        self.issue_for(KeyPair::generate().expect("a key"), uris, adjust)
+        self.issue_for(self.keys.generate(), uris, adjust)
     }
 
     /// As `issue`, with an RSA key.

@@ -1,13 +1,4 @@
-//! What a hop costs in this crate alone: lanes in, headers walked in place, lanes out, all over loopback.
-//!
-//! `cargo bench -p caplane-transport [-- SECONDS]` prints, per packet size and message size, the processor time that the
-//! hop's thread spends per message and per packet; then what a handshake costs with and without the hybrid key exchange, and
-//! what an idle connection costs.
-//! A sender, a hop and a receiver run on three threads; processor time is the hop's own (`/proc/thread-self/schedstat`), so
-//! that neither the number of cores nor the other two threads matter much.
-
-#[path = "../tests/support/mod.rs"]
-mod support;
+//! A hop: a sender, a hop and a receiver on three threads; the processor time is the hop's own.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,25 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use caplane_transport::{Endpoint, EndpointConfig, Event, LaneTx, PeerId};
+use caplane_transport::{Endpoint, Event, LaneTx, PeerId};
 use caplane_wire::{LANE_MESSAGE_MAX, message_len};
-use support::{CLASS, Ca, message, uri, v4};
 
-fn main() {
-    let seconds = std::env::args()
-        .filter_map(|argument| argument.parse().ok())
-        .next()
-        .unwrap_or(2.0);
-    if seconds > 0.0 {
-        lanes(Duration::from_secs_f64(seconds));
-    }
-    for hybrid in [true, false] {
-        handshakes(hybrid, 500);
-    }
-    idle(2_000);
-}
+use crate::support::{CLASS, Ca, message, uri};
+use crate::{config, cpu_ns, tick};
 
-fn lanes(duration: Duration) {
+pub fn lanes(duration: Duration) {
     println!(
         "packet  message  messages/core-s   Gb/core-s  ns/message  ns/packet in+out  packets/send  copied %"
     );
@@ -43,30 +22,6 @@ fn lanes(duration: Duration) {
             hop(payload, size, duration);
         }
     }
-}
-
-/// Processor time of the calling thread in nanoseconds.
-fn cpu_ns() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux has schedstat");
-    let first = text.split_whitespace().next().expect("a number");
-    first.parse().expect("a number")
-}
-
-fn config(ca: &Ca, name: &str, payload: Option<usize>) -> EndpointConfig {
-    let mut config = EndpointConfig::new(v4(), ca.credentials(name));
-    config.pmtud = payload.is_none();
-    config.udp_payload_fixed = payload;
-    config
-}
-
-fn tick(endpoint: &mut Endpoint, mut on: impl FnMut(&mut Endpoint, Event)) {
-    endpoint.wait(Some(Duration::from_millis(5))).expect("wait");
-    let now = Instant::now();
-    endpoint.receive(now).expect("receive");
-    while let Some(event) = endpoint.next_event() {
-        on(endpoint, event);
-    }
-    endpoint.flush(now).expect("flush");
 }
 
 /// The hop: what comes on a lane of the one peer leaves on a lane of the other.
@@ -230,98 +185,4 @@ fn hop(payload: Option<usize>, size: usize, duration: Duration) {
     stop.store(true, Ordering::Relaxed);
     sender.join().expect("the sender ends");
     receiver.join().expect("the receiver ends");
-}
-
-/// Handshakes one after the other against an accepting endpoint on this thread.
-fn handshakes(hybrid: bool, count: u64) {
-    let ca = Ca::new("bench root");
-    let mut server = config(&ca, "router/hop", None);
-    server.hybrid_key_exchange = hybrid;
-    let mut server = Endpoint::bind(server).expect("bind");
-    let address = server.local_addr();
-    let mut client = config(&ca, "agent/one", None);
-    client.hybrid_key_exchange = hybrid;
-    let mut client = Endpoint::bind(client).expect("bind");
-    let stop = Arc::new(AtomicBool::new(false));
-    let dialler = {
-        let stop = Arc::clone(&stop);
-        thread::spawn(move || {
-            client.connect(address, None).expect("connect");
-            while !stop.load(Ordering::Relaxed) {
-                let mut again = false;
-                tick(&mut client, |endpoint, event| match event {
-                    Event::Connected { peer, .. } => endpoint.close(peer, 0, ""),
-                    Event::Closed { .. } => again = true,
-                    _ => {}
-                });
-                if again {
-                    client.connect(address, None).expect("connect");
-                }
-            }
-        })
-    };
-    let cpu = cpu_ns();
-    while server.counters().connected < count {
-        tick(&mut server, |_, _| {});
-    }
-    let cpu = (cpu_ns() - cpu) as f64;
-    println!(
-        "handshake, {}: {:.0} us of the accepting side's processor, {:.0} a core-second",
-        if hybrid {
-            "X25519MLKEM768 first"
-        } else {
-            "X25519"
-        },
-        cpu / 1e3 / count as f64,
-        count as f64 * 1e9 / cpu
-    );
-    let counters = server.counters();
-    println!(
-        "  packets per handshake: {:.1} in, {:.1} out",
-        counters.packets_received as f64 / count as f64,
-        counters.packets_sent as f64 / count as f64
-    );
-    stop.store(true, Ordering::Relaxed);
-    dialler.join().expect("the dialler ends");
-}
-
-/// Resident memory of this process in bytes.
-fn resident() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux has statm");
-    let pages = text.split_whitespace().nth(1).expect("a number");
-    pages.parse::<f64>().expect("a number") * 4_096.0
-}
-
-/// Connections that say nothing: memory of both ends, and processor time of the accepting one.
-fn idle(count: u64) {
-    let ca = Ca::new("bench root");
-    let mut server = Endpoint::bind(config(&ca, "router/hop", None)).expect("bind");
-    let mut client = Endpoint::bind(config(&ca, "agent/one", None)).expect("bind");
-    let address = server.local_addr();
-    let before = resident();
-    for _ in 0..count {
-        client.connect(address, None).expect("connect");
-        tick(&mut client, |_, _| {});
-        tick(&mut server, |_, _| {});
-    }
-    while server.counters().connected < count || client.counters().connected < count {
-        tick(&mut client, |_, _| {});
-        tick(&mut server, |_, _| {});
-    }
-    let settle = Instant::now() + Duration::from_secs(1);
-    while Instant::now() < settle {
-        tick(&mut client, |_, _| {});
-        tick(&mut server, |_, _| {});
-    }
-    let memory = (resident() - before) / count as f64;
-    let cpu = cpu_ns();
-    let end = Instant::now() + Duration::from_secs(2);
-    while Instant::now() < end {
-        tick(&mut server, |_, _| {});
-    }
-    println!(
-        "{count} idle connections: {:.1} KiB resident each, both ends together; accepting end {:.3} % of a core",
-        memory / 1_024.0,
-        (cpu_ns() - cpu) as f64 / 2e9 * 100.0
-    );
 }
