@@ -485,7 +485,8 @@ impl Egress {
     }
 
     /// Deficit round robin: a class sends while its deficit is above zero and may overdraw it by one
-    /// slice; each turn adds its quantum.
+    /// slice; each turn adds its quantum to what is used up. So a class that could not send for a while has no more than
+    /// a quantum to catch up with, and one that was alone owes no more than a slice.
     fn whose_turn(
         &mut self,
         mut ready: impl FnMut(&[Option<Box<Queue>>], usize) -> bool,
@@ -499,7 +500,7 @@ impl Egress {
             let due = self.queues[at]
                 .as_ref()
                 .is_some_and(|queue| queue.deficit > 0);
-            if left & 1 << at != 0 && (due || left.count_ones() == 1) {
+            if left & 1 << at != 0 && due {
                 if ready(&self.queues, at) {
                     return Some(at);
                 }
@@ -511,8 +512,16 @@ impl Egress {
             let next = if below != 0 { below } else { left };
             let next = 15 - next.leading_zeros() as usize;
             self.turn = next as u8;
-            if let Some(queue) = &mut self.queues[next] {
-                queue.deficit += QUANTUM * (next as i64 / 2 + 1);
+            if let Some(queue) = &mut self.queues[next]
+                && queue.deficit <= 0
+            {
+                let quantum = QUANTUM * (next as i64 / 2 + 1);
+                let alone = left.count_ones() == 1;
+                queue.deficit = if alone {
+                    quantum
+                } else {
+                    queue.deficit + quantum
+                };
             }
         }
     }

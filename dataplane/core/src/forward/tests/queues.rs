@@ -535,6 +535,97 @@ fn seven_goes_first_and_the_others_share_by_priority() {
     assert_eq!(order.len(), 451);
 }
 
+/// What leaves for slot 20 by class, bytes: `slices` of at most `max_bytes`.
+fn served(
+    bed: &mut Bed,
+    slices: usize,
+    ready: impl Fn(TrafficClass) -> bool,
+) -> [usize; TrafficClass::COUNT] {
+    let mut bytes = [0; TrafficClass::COUNT];
+    for _ in 0..slices {
+        let out = bed
+            .forwarder
+            .dequeue(peer(20), 4_096, |class, _| ready(class));
+        let Some(out) = out else { break };
+        bytes[out.class.index()] += out.data.len();
+    }
+    bytes
+}
+
+/// Keeps the queue of a class full with messages of one size.
+fn fill(bed: &mut Bed, index: usize, payload_len: u32) {
+    let class = TrafficClass::from_index(index);
+    let one = to("class:7.1").set(|header| {
+        header.class = class;
+        header.payload_len = payload_len;
+    });
+    let room = 256 << 10;
+    let peers = &bed.forwarder.peers;
+    let at = peers.find(peer(20)).unwrap();
+    let queued = peers
+        .get(at)
+        .egress
+        .queue(class)
+        .map_or(0, |queue| queue.bytes());
+    let missing = (room as usize).saturating_sub(queued) / one.bytes().len();
+    bed.send_bytes(1, class, &one.bytes().repeat(missing));
+}
+
+/// Shares are of bytes, whatever the size of the messages, and nobody starves.
+#[test]
+fn classes_share_bytes_by_priority_whatever_their_messages() {
+    let mut bed = bed();
+    let sizes = [60, 3_000, 900, 100, 4_000, 20, 1_500];
+    let mut total = [0; TrafficClass::COUNT];
+    for _ in 0..60 {
+        for (priority, size) in sizes.into_iter().enumerate() {
+            fill(&mut bed, 2 * priority, size);
+        }
+        let bytes = served(&mut bed, 64, |_| true);
+        total
+            .iter_mut()
+            .zip(bytes)
+            .for_each(|(sum, more)| *sum += more);
+    }
+    let all: usize = total.iter().sum();
+    for priority in 0..sizes.len() {
+        let (got, due) = (
+            total[2 * priority] as f64,
+            all as f64 * (priority + 1) as f64 / 28.0,
+        );
+        assert!(
+            (got - due).abs() < due * 0.1,
+            "{priority}: {got}, due {due}; {total:?}"
+        );
+    }
+}
+
+/// A class that was alone for long has no debt, and one that could not send for long has no claim.
+#[test]
+fn neither_debts_nor_claims_pile_up() {
+    let mut bed = bed();
+    let (low, high) = (4, 6);
+    for _ in 0..100 {
+        fill(&mut bed, low, 1_000);
+        served(&mut bed, 32, |_| true);
+    }
+    fill(&mut bed, low, 1_000);
+    fill(&mut bed, high, 1_000);
+    // 3 : 4 at once, but for a quantum.
+    let bytes = served(&mut bed, 100, |_| true);
+    assert!(bytes[low] > 96_000 && bytes[high] > 128_000, "{bytes:?}");
+    for _ in 0..100 {
+        fill(&mut bed, low, 1_000);
+        fill(&mut bed, high, 1_000);
+        let bytes = served(&mut bed, 32, |class| class.index() == low);
+        assert_eq!(bytes[high], 0);
+    }
+    fill(&mut bed, low, 1_000);
+    fill(&mut bed, high, 1_000);
+    let bytes = served(&mut bed, 100, |_| true);
+    assert!(bytes[low] > 96_000 && bytes[high] > 128_000, "{bytes:?}");
+}
+
 #[test]
 fn a_class_whose_lane_is_not_ready_holds_nobody_back() {
     let mut bed = bed();
