@@ -358,6 +358,8 @@ impl Rig {
             }],
             reply_tenants: vec![plan.tenant],
             priority_max: 6,
+            rate: None,
+            class_rates: Vec::new(),
         }));
         table.put(self.identity(&self.sender.uri, SENDER_AGENT, Vec::new()));
         for (r, issued) in self.receivers.iter().enumerate() {

@@ -256,6 +256,8 @@ fn policy(rib: &Rib, id: u32) -> Option<Entry> {
         allow,
         reply_tenants,
         priority_max: priority,
+        rate: None,
+        class_rates: vec![],
     }))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Both sides name the same fields; this is the only place that knows both.
 
-use caplane_core::fib::{Egress, Entry, EntryKey, Membership};
+use caplane_core::fib::{Egress, Entry, EntryKey, Membership, Rate};
 use caplane_proto::v1;
 use caplane_proto::v1::resource::Resource as ResourceBody;
 use caplane_proto::v1::resource_key::Key;
@@ -60,6 +60,16 @@ pub fn resource(entry: &Entry, version: u64) -> v1::Resource {
                 .collect(),
             reply_tenants: e.reply_tenants.clone(),
             priority_max: e.priority_max.into(),
+            rate: e.rate.as_ref().map(rate),
+            class_rates: e
+                .class_rates
+                .iter()
+                .map(|limit| v1::ClassRate {
+                    tenant: limit.tenant,
+                    label: limit.label.bits(),
+                    rate: Some(rate(&limit.rate)),
+                })
+                .collect(),
         }),
         Entry::Transit(e) => ResourceBody::Transit(v1::TransitRoute {
             router: e.router.bits(),
@@ -78,6 +88,14 @@ pub fn resource(entry: &Entry, version: u64) -> v1::Resource {
     v1::Resource {
         version,
         resource: Some(body),
+    }
+}
+
+fn rate(rate: &Rate) -> v1::Rate {
+    v1::Rate {
+        messages_per_second: rate.messages_per_second,
+        bytes_per_second: rate.bytes_per_second,
+        burst_ms: rate.burst_ms,
     }
 }
 

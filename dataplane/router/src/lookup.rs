@@ -147,6 +147,8 @@ mod tests {
                 ],
                 reply_tenants: vec![],
                 priority_max: 6,
+                rate: None,
+                class_rates: vec![],
             }),
             Entry::Identity(identity(1)),
             Entry::Identity(identity(2)),

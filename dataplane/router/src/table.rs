@@ -5,8 +5,9 @@
 //! `caplane_core::Fib::apply`'s word.
 
 use caplane_core::fib::{
-    AgentEntry, Allow, ClassEntry, Delta, Egress, Entry, EntryKey, Generation, GroupEntry,
-    IdentityEntry, InstanceAt, Membership, NeighbourEntry, PolicyEntry, Rejection, TransitEntry,
+    AgentEntry, Allow, ClassEntry, ClassRate, Delta, Egress, Entry, EntryKey, Generation,
+    GroupEntry, IdentityEntry, InstanceAt, Membership, NeighbourEntry, PolicyEntry, Rate,
+    Rejection, TransitEntry,
 };
 use caplane_proto::v1;
 use caplane_proto::v1::resource::Resource as Content;
@@ -208,6 +209,24 @@ fn policy_resource(e: &PolicyEntry) -> v1::PolicyGroup {
         allow: e.allow.iter().map(allow).collect(),
         reply_tenants: e.reply_tenants.clone(),
         priority_max: u32::from(e.priority_max),
+        rate: e.rate.as_ref().map(rate_resource),
+        class_rates: e.class_rates.iter().map(class_rate).collect(),
+    }
+}
+
+fn rate_resource(rate: &Rate) -> v1::Rate {
+    v1::Rate {
+        messages_per_second: rate.messages_per_second,
+        bytes_per_second: rate.bytes_per_second,
+        burst_ms: rate.burst_ms,
+    }
+}
+
+fn class_rate(limit: &ClassRate) -> v1::ClassRate {
+    v1::ClassRate {
+        tenant: limit.tenant,
+        label: limit.label.bits(),
+        rate: Some(rate_resource(&limit.rate)),
     }
 }
 
@@ -357,7 +376,27 @@ fn policy(r: v1::PolicyGroup) -> Result<Entry, Rejection> {
             .collect(),
         reply_tenants: r.reply_tenants,
         priority_max: checked.small(r.priority_max, 7, "priority_max")?,
+        rate: r.rate.map(rate),
+        class_rates: r
+            .class_rates
+            .iter()
+            .map(|limit| {
+                Ok(ClassRate {
+                    tenant: limit.tenant,
+                    label: checked.label(limit.label, LabelKind::Class, "a class with a rate")?,
+                    rate: limit.rate.map(rate).unwrap_or_default(),
+                })
+            })
+            .collect::<Result<_, Rejection>>()?,
     }))
+}
+
+fn rate(r: v1::Rate) -> Rate {
+    Rate {
+        messages_per_second: r.messages_per_second,
+        bytes_per_second: r.bytes_per_second,
+        burst_ms: r.burst_ms,
+    }
 }
 
 fn transit(r: v1::TransitRoute) -> Result<Entry, Rejection> {
@@ -456,6 +495,19 @@ mod tests {
                 ],
                 reply_tenants: vec![4],
                 priority_max: 6,
+                rate: Some(Rate {
+                    messages_per_second: 1_000,
+                    bytes_per_second: 0,
+                    burst_ms: 50,
+                }),
+                class_rates: vec![ClassRate {
+                    tenant: 3,
+                    label: class,
+                    rate: Rate {
+                        bytes_per_second: 1 << 20,
+                        ..Rate::default()
+                    },
+                }],
             }),
             Entry::Transit(TransitEntry {
                 router: router(3),

@@ -49,6 +49,8 @@ pub fn table(labels: usize, receivers: usize, remote: bool) -> Fib {
             allow,
             reply_tenants: vec![],
             priority_max: 6,
+            rate: None,
+            class_rates: vec![],
         }),
         Entry::Neighbour(NeighbourEntry {
             router: router(2),

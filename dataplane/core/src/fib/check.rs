@@ -243,6 +243,31 @@ fn policy(e: &PolicyEntry) -> Verdict {
     for allow in e.allow.iter().filter(|allow| !allow.label.is_none()) {
         class_label(allow.label)?;
     }
+    e.rate.iter().try_for_each(rate)?;
+    let mut limited = BTreeSet::new();
+    for limit in &e.class_rates {
+        class_label(limit.label)?;
+        rate(&limit.rate)?;
+        if !limited.insert((limit.tenant, limit.label)) {
+            return Err(format!(
+                "two rates for {} of tenant {}",
+                limit.label, limit.tenant
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn rate(rate: &Rate) -> Verdict {
+    let most = rate.messages_per_second.max(rate.bytes_per_second);
+    if most > Rate::MAX || rate.burst_ms > Rate::BURST_MS_MAX {
+        return Err(format!(
+            "a rate of {most} with bursts of {} ms: at most {} and {} ms",
+            rate.burst_ms,
+            Rate::MAX,
+            Rate::BURST_MS_MAX
+        ));
+    }
     Ok(())
 }
 

@@ -186,6 +186,60 @@ pub struct PolicyEntry {
     pub reply_tenants: Vec<u32>,
     /// Highest priority, 0..=7; higher ones are lowered to it.
     pub priority_max: u8,
+    /// What each attached instance may send in all; `None` = the router's default.
+    pub rate: Option<Rate>,
+    /// What each attached instance may send to single classes, besides.
+    pub class_rates: Vec<ClassRate>,
+}
+
+/// A limit of what one attached instance sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// Messages a second, at most [`Rate::MAX`]; 0 = no limit.
+    pub messages_per_second: u64,
+    /// Bytes a second, headers included, at most [`Rate::MAX`]; 0 = no limit.
+    pub bytes_per_second: u64,
+    /// So many milliseconds of the rate may come at once after a pause, at most [`Rate::BURST_MS_MAX`]; 0 = 100.
+    pub burst_ms: u32,
+}
+
+impl Rate {
+    /// No limit at all.
+    pub const UNLIMITED: Rate = Rate {
+        messages_per_second: 0,
+        bytes_per_second: 0,
+        burst_ms: 0,
+    };
+    /// Highest limit: 100 billion a second, above any link.
+    pub const MAX: u64 = 100_000_000_000;
+    /// Longest burst: 10 s.
+    pub const BURST_MS_MAX: u32 = 10_000;
+
+    /// Is nothing limited?
+    pub fn is_unlimited(&self) -> bool {
+        self.messages_per_second == 0 && self.bytes_per_second == 0
+    }
+
+    /// How much time of the rate may come at once.
+    pub fn burst(&self) -> core::time::Duration {
+        let ms = if self.burst_ms == 0 {
+            100
+        } else {
+            self.burst_ms
+        };
+        core::time::Duration::from_millis(ms.into())
+    }
+}
+
+/// A limit of what one attached instance sends to a class and everything below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClassRate {
+    /// Tenant of the class, as it is asked for; 0 = shared.
+    pub tenant: u32,
+    /// Class label. Of several that cover the class asked for, the lowest in the tree counts.
+    pub label: Label,
+    /// The limit.
+    pub rate: Rate,
 }
 
 /// One permission.

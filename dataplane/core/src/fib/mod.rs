@@ -16,8 +16,9 @@ mod shard;
 mod tests;
 
 pub use entry::{
-    AgentEntry, Allow, ClassEntry, Delta, Egress, Entry, EntryKey, Generation, GroupEntry,
-    IdentityEntry, InstanceAt, Membership, NeighbourEntry, PolicyEntry, Rejection, TransitEntry,
+    AgentEntry, Allow, ClassEntry, ClassRate, Delta, Egress, Entry, EntryKey, Generation,
+    GroupEntry, IdentityEntry, InstanceAt, Membership, NeighbourEntry, PolicyEntry, Rate,
+    Rejection, TransitEntry,
 };
 pub use policy::Policy;
 pub use serving::Serving;

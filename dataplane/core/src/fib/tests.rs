@@ -42,6 +42,8 @@ fn policy(id: u32, allow: Vec<Allow>) -> Entry {
         allow,
         reply_tenants: vec![],
         priority_max: 6,
+        rate: None,
+        class_rates: vec![],
     })
 }
 
@@ -185,6 +187,8 @@ fn every_bad_entry_gets_its_verdict_and_nothing_is_applied() {
             allow: vec![],
             reply_tenants: vec![],
             priority_max: 8,
+            rate: None,
+            class_rates: vec![],
         }),
         Entry::Transit(TransitEntry {
             router: router(5),

@@ -7,6 +7,7 @@ use caplane_wire::{HEADER_LEN, Label, LabelKind, Messages};
 
 use super::notice::NoticeBucket;
 use super::peers::{Instance, Peer, PeerIdx, Role};
+use super::police::renewed;
 use super::{Forwarder, PeerError, PeerKey, PeerRole, Pressure};
 use crate::{DropReason, Fib, Now};
 
@@ -25,6 +26,8 @@ impl Forwarder {
                     continue;
                 };
                 renew(&fib, at, instance, &mut self.local);
+                let held = peer.policer.take();
+                peer.policer = renewed(held, instance, self.config.instance_rate);
                 if instance.identity.is_none() {
                     unknown.push(peer.key);
                 }
@@ -92,7 +95,9 @@ impl Forwarder {
             policy,
             draining: false,
         };
+        let policer = renewed(None, &instance, self.config.instance_rate);
         let at = self.insert(key, Role::Instance(Box::new(instance)));
+        self.peers.get_mut(at).policer = policer;
         self.local.attach(at, label);
         self.local.serve(at, label, &identity);
         Ok(())
@@ -105,6 +110,7 @@ impl Forwarder {
             egress: Default::default(),
             notices: NoticeBucket::default(),
             datagram_max: usize::MAX,
+            policer: None,
         })
     }
 

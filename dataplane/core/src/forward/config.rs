@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use crate::fib::Rate;
+
 /// Capacities of one worker's forwarder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwarderConfig {
@@ -43,6 +45,10 @@ pub struct ForwarderConfig {
     pub notices_per_second: u32,
     /// Notices made at once after a pause.
     pub notice_burst: u32,
+    /// What each attached instance may send where its policy group does not say.
+    ///
+    /// Default: no limit; a fabric's owner knows its agents, we do not.
+    pub instance_rate: Rate,
 }
 
 impl Default for ForwarderConfig {
@@ -59,6 +65,7 @@ impl Default for ForwarderConfig {
             lanes_per_class: 4,
             notices_per_second: 1_000,
             notice_burst: 200,
+            instance_rate: Rate::UNLIMITED,
         }
     }
 }

@@ -83,6 +83,7 @@ impl Forwarder {
             walk: self.walks,
         };
         let may_wait = class.blocking() && matches!(self.peers.get(at).role, Role::Instance(_));
+        let policed = self.peers.get(at).policer.is_some();
         let mut open = Open::none();
         let fault = loop {
             let rest = &mut data[open.bytes..];
@@ -97,7 +98,11 @@ impl Forwarder {
             if let Err(error) = check_class(&Header::new_unchecked(&*head), class) {
                 break Some(error);
             }
-            match self.decide(now, at, head, body) {
+            let verdict = match policed && !self.within_rate(now, at, head, total) {
+                true => Verdict::Drop(DropReason::RateLimited),
+                false => self.decide(now, at, head, body),
+            };
+            match verdict {
                 Verdict::Forward(step) => {
                     if step.to != open.to || step.class != open.class {
                         self.close_run(now, &mut open, data, origin);
@@ -109,6 +114,7 @@ impl Forwarder {
                                     lane_hint,
                                 };
                                 self.wait(step.to, step.class, lane);
+                                self.not_yet(at, data, total);
                                 progress.blocked = true;
                                 break None;
                             }
@@ -169,7 +175,11 @@ impl Forwarder {
             self.counters.dropped[DropReason::Malformed as usize] += 1;
             return;
         };
-        let verdict = self.decide(now, at, head, body);
+        let bytes = head.len() + body.len();
+        let verdict = match self.within_rate(now, at, head, bytes) {
+            true => self.decide(now, at, head, body),
+            false => Verdict::Drop(DropReason::RateLimited),
+        };
         // Datagrams come in buffers of their own: nothing else is pinned.
         let origin = Origin {
             slab: 0,
@@ -221,7 +231,7 @@ impl Forwarder {
         };
         let limit = usize::try_from(self.config.bulk_message_bytes_max).unwrap_or(usize::MAX);
         let reason = match message_len(head, limit) {
-            Ok(Some(_)) => match self.bulk_step(now, at, class, head) {
+            Ok(Some(bytes)) => match self.bulk_step(now, at, class, head, bytes) {
                 Ok(step) => {
                     self.edit(&step, head);
                     self.counters.bulk_active += 1;
@@ -276,17 +286,21 @@ impl Forwarder {
     }
 
     fn bulk_step(
-        &self,
+        &mut self,
         now: Now,
         from: PeerIdx,
         class: TrafficClass,
         head: &[u8],
+        bytes: usize,
     ) -> Result<Step, DropReason> {
         let (head, extensions) = head
             .split_first_chunk::<HEADER_LEN>()
             .ok_or(DropReason::Malformed)?;
         let header = Header::new_unchecked(head);
         check_class(&header, class).map_err(|_| DropReason::Malformed)?;
+        if !self.within_rate(now, from, head, bytes) {
+            return Err(DropReason::RateLimited);
+        }
         match self.decide(now, from, head, extensions) {
             Verdict::Forward(step) => Ok(step),
             // A group's copies would each need the whole message held: groups take lane messages only.

@@ -17,6 +17,7 @@ mod local;
 mod members;
 mod notice;
 mod peers;
+mod police;
 mod replicate;
 mod routes;
 mod send;

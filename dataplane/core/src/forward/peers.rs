@@ -8,6 +8,7 @@ use caplane_wire::Label;
 use super::PeerKey;
 use super::egress::Egress;
 use super::notice::NoticeBucket;
+use super::police::Policer;
 use crate::fib::{IdentityEntry, Policy};
 
 /// Index of a peer in [`Peers`]. Local and route tables drop theirs when the peer goes down.
@@ -38,6 +39,8 @@ pub(super) struct Peer {
     pub egress: Egress,
     pub notices: NoticeBucket,
     pub datagram_max: usize,
+    /// `None` = no limit.
+    pub policer: Option<Box<Policer>>,
 }
 
 impl Peer {

@@ -74,6 +74,8 @@ impl Plan {
                 allow: allow.collect(),
                 reply_tenants: replies,
                 priority_max: 6,
+                rate: None,
+                class_rates: vec![],
             }));
         }
     }

@@ -1,6 +1,7 @@
 //! What happens in the simulated fabric, and what must come of it.
 
 use caplane_core::DropReason;
+use caplane_core::fib::Rate;
 use caplane_wire::{Label, NoticeCode};
 
 use crate::load::{BLOCK, DROP, Flow, agent, config, plan};
@@ -314,6 +315,45 @@ fn a_receiver_that_stops_reading_hurts_nobody_else() {
             );
             assert_eq!(world.check.noticed.len() as u64, counters.notices);
             assert!(counters.notices > 1_000);
+        },
+    );
+}
+
+#[test]
+fn an_instance_above_its_rate_is_held_to_it_and_hurts_nobody_else() {
+    under_seeds(
+        "an_instance_above_its_rate_is_held_to_it_and_hurts_nobody_else",
+        4,
+        |seed| {
+            let mut config = config();
+            config.instance_rate = Rate {
+                messages_per_second: 5_000,
+                bytes_per_second: 0,
+                burst_ms: 20,
+            };
+            let mut world = World::new(seed, line(), &config, Quality::LAN);
+            // Agent 10 sends four times as much as it may for a second, agent 20 less.
+            for id in 0..10 {
+                Flow::new(0, "agent:22.1", id).send(&mut world, 0..2_000, 0, 1_000_000);
+                Flow::new(1, "agent:22.1", 100 + id).send(&mut world, 0..400, 0, 1_000_000);
+            }
+            world.run();
+            let flows = || world.check.delivered.keys().map(|(_, flow, _)| *flow);
+            let calm = flows().filter(|flow| *flow >= 100).count();
+            let eager = flows().count() - calm;
+            assert_eq!(calm, 4_000);
+            // A second of the rate and one burst; ticks come unevenly.
+            assert!((4_950..=5_150).contains(&eager), "{eager}");
+            let limited = dropped(&world, DropReason::RateLimited);
+            assert_eq!(limited + eager as u64, 20_000);
+            assert_eq!(dropped_total(&world), limited);
+            let codes = world.check.noticed.values();
+            assert!(
+                codes
+                    .into_iter()
+                    .all(|code| *code == NoticeCode::RateLimited.number())
+            );
+            assert!(world.check.noticed.len() > 1_000);
         },
     );
 }

@@ -26,6 +26,8 @@ pub fn policy() -> v1::Resource {
         }],
         reply_tenants: vec![],
         priority_max: 6,
+        rate: None,
+        class_rates: Vec::new(),
     }))
 }
 

@@ -113,6 +113,8 @@ pub fn policy(tenant: u32, allow: &[u32], replies: &[u32]) -> Entry {
         allow: allow.collect(),
         reply_tenants: replies.to_vec(),
         priority_max: 6,
+        rate: None,
+        class_rates: vec![],
     })
 }
 

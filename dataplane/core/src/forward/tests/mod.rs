@@ -4,6 +4,7 @@ mod bed;
 mod groups;
 mod handover;
 mod ingress;
+mod policing;
 mod properties;
 mod queues;
 mod rerouting;
