@@ -36,6 +36,8 @@ pub struct RouterConfig {
     pub credentials: CredentialsConfig,
     /// Packet sizes of the QUIC socket.
     pub quic: QuicConfig,
+    /// Sockets and threads.
+    pub io: IoConfig,
     /// Upper bounds of everything that grows.
     pub limits: Limits,
     /// How long things may take.
@@ -81,6 +83,21 @@ pub struct QuicConfig {
     pub udp_payload_bytes_max: usize,
     /// Probe the path for packets above 1200 bytes.
     pub path_mtu_discovery: bool,
+}
+
+/// How the sockets and threads use the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IoConfig {
+    /// Network device to send and receive by (a VRF's, say); `None` = any.
+    pub interface: Option<String>,
+    /// Differentiated services codepoint of packets to instances, 0..=63 (RFC 2474).
+    pub agent_dscp: u8,
+    /// The same of packets to neighbour routers.
+    pub link_dscp: u8,
+    /// How long a worker looks at its sockets before it sleeps.
+    pub busy_poll: Duration,
+    /// Worker n runs on the n-th core this process may use, and on no other.
+    pub pin_workers: bool,
 }
 
 /// Upper bounds of everything that grows.

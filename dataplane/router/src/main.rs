@@ -24,6 +24,7 @@ const EXAMPLE: &str = r#"A small router.toml:
   advertise = "edge-1.example:4433"    # where others find it
   admin = "127.0.0.1:9464"             # http://127.0.0.1:9464/metrics
   state_dir = "/var/lib/caplane/edge-1"
+  workers = "auto"                     # threads, one for each core; default 1
 
   [controller]
   addresses = ["controller-1.example:7443", "controller-2.example:7443"]
@@ -32,6 +33,13 @@ const EXAMPLE: &str = r#"A small router.toml:
   chain = "router-edge-1.pem"
   key = "router-edge-1-key.pem"
   trust = [{ domain = "caplane.local", roots = "ca.pem" }]
+
+  [io]                                 # every line may be left out
+  interface = "vrf-blue"               # send and receive by this device only
+  agent_dscp = 0                       # codepoint of packets to agents,
+  link_dscp = 46                       # and to neighbour routers
+  busy_poll_us = 50                    # look so long before sleeping
+  pin_workers = true                   # worker n on the n-th core allowed
 
 Relative paths are relative to the file. SIGTERM drains and ends within
 timers.drain_period_ms (5 s); a second one ends at once.

@@ -164,6 +164,7 @@ impl Router {
                 notes: note_sender.clone(),
                 limits: config.limits.clone(),
                 timers: config.timers.clone(),
+                link_dscp: config.io.link_dscp,
             });
         }
         drop(note_sender);
@@ -177,10 +178,14 @@ impl Router {
             control: None,
             drain_period: config.timers.drain_period,
         };
+        let cores = match config.io.pin_workers {
+            true => cores().map_err(StartError::Thread)?,
+            false => Vec::new(),
+        };
         for worker in parts {
-            router
-                .threads
-                .push(spawn_worker(worker, end_sender.clone())?);
+            let core = cores.get(usize::from(worker.index) % cores.len().max(1));
+            let thread = spawn_worker(worker, core.copied(), end_sender.clone())?;
+            router.threads.push(thread);
         }
         drop(end_sender);
         let counts = Arc::new(SessionCounts::default());
@@ -291,8 +296,17 @@ impl Drop for EndGuard {
     }
 }
 
+/// The cores this process may use, in order.
+fn cores() -> std::io::Result<Vec<usize>> {
+    let allowed = rustix::thread::sched_getaffinity(None)?;
+    let all = 0..rustix::thread::CpuSet::MAX_CPU;
+    Ok(all.filter(|core| allowed.is_set(*core)).collect())
+}
+
+/// `core`: the only one it may run on.
 fn spawn_worker(
     parts: WorkerParts,
+    core: Option<usize>,
     sender: mpsc::Sender<Result<(), String>>,
 ) -> Result<JoinHandle<()>, StartError> {
     let index = parts.index;
@@ -305,6 +319,16 @@ fn spawn_worker(
                     "worker {index} panicked; this is a fault of the router, its log says where"
                 )),
             };
+            if let Some(core) = core {
+                let mut only = rustix::thread::CpuSet::new();
+                only.set(core);
+                match rustix::thread::sched_setaffinity(None, &only) {
+                    Ok(()) => tracing::info!(event = "worker_pinned", worker = index, core),
+                    Err(error) => {
+                        tracing::warn!(event = "worker_not_pinned", worker = index, core, %error)
+                    }
+                }
+            }
             let end = Worker::new(parts).run();
             guard.end = end.map_err(|e| format!("worker {index}: {e}"));
         })
@@ -353,6 +377,9 @@ fn endpoint_config(config: &RouterConfig, credentials: Credentials) -> EndpointC
     let queue_slabs = config.limits.queue_total_bytes_max / ForwarderConfig::default().slab_bytes;
     endpoint.slabs_max = (2 * queue_slabs).max(64);
     endpoint.control_message_max = CONTROL_BYTES_MAX;
+    endpoint.interface.clone_from(&config.io.interface);
+    endpoint.dscp = config.io.agent_dscp;
+    endpoint.busy_poll = config.io.busy_poll;
     endpoint.bulk_message_max = config.limits.bulk_message_bytes_max;
     endpoint
 }

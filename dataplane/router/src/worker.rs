@@ -73,6 +73,8 @@ pub struct WorkerParts {
     pub limits: Limits,
     /// How long things may take.
     pub timers: Timers,
+    /// Differentiated services codepoint of packets to neighbour routers.
+    pub link_dscp: u8,
 }
 
 /// One worker.
@@ -99,6 +101,7 @@ pub struct Worker {
     now: Now,
     counts: WorkerCounts,
     timers: Timers,
+    link_dscp: u8,
     bulk_message_bytes_max: u64,
     refusal_log: LogLimit,
     /// The next tick must not sleep: something was resumed or is to be closed.
@@ -143,6 +146,7 @@ impl Worker {
             now: Now::default(),
             counts: WorkerCounts::default(),
             timers: parts.timers,
+            link_dscp: parts.link_dscp,
             bulk_message_bytes_max: parts.limits.bulk_message_bytes_max,
             refusal_log: LogLimit::default(),
             hurry: true,

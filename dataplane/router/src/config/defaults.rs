@@ -20,6 +20,15 @@ pub const UDP_PAYLOAD_BYTES_MAX: usize = 16_376;
 /// Packets larger than 1200 bytes are the largest lever on CPU per byte.
 pub const PATH_MTU_DISCOVERY: bool = true;
 
+/// Best effort: what a network makes of other codepoints is for its operator to say.
+pub const DSCP: usize = 0;
+
+/// Microseconds. Off: spinning takes a core that others may want.
+pub const BUSY_POLL_US: usize = 0;
+
+/// Off: the kernel may know better, and other processes may sit on the same cores.
+pub const PIN_WORKERS: bool = false;
+
 /// Connections of one worker: 16,384 x about 48 KiB = 768 MiB when all are in use.
 pub const PEERS_MAX: usize = 16_384;
 

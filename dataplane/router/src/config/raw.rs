@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    ControllerConfig, CredentialsConfig, HostPort, Limits, QuicConfig, RouterConfig, Timers,
-    TrustRoots, defaults,
+    ControllerConfig, CredentialsConfig, HostPort, IoConfig, Limits, QuicConfig, RouterConfig,
+    Timers, TrustRoots, defaults,
 };
 
 /// What is wrong, at which byte of the text.
@@ -32,6 +32,8 @@ struct RawConfig {
     credentials: RawCredentials,
     #[serde(default)]
     quic: RawQuic,
+    #[serde(default)]
+    io: RawIo,
     #[serde(default)]
     limits: RawLimits,
     #[serde(default)]
@@ -78,6 +80,16 @@ struct RawQuic {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
+struct RawIo {
+    interface: Option<Spanned<String>>,
+    agent_dscp: Option<Spanned<u64>>,
+    link_dscp: Option<Spanned<u64>>,
+    busy_poll_us: Option<Spanned<u64>>,
+    pin_workers: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 struct RawLimits {
     peers_max: Option<Spanned<u64>>,
     bulk_message_bytes_max: Option<Spanned<u64>>,
@@ -116,6 +128,7 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<RouterConfig, Fault> {
         controller: controller(raw.controller, &credentials)?,
         credentials,
         quic: quic(&raw.quic)?,
+        io: io(&raw.io)?,
         limits: limits(&raw.limits)?,
         timers: timers(&raw.timers)?,
     })
@@ -349,6 +362,34 @@ fn quic(raw: &RawQuic) -> Result<QuicConfig, Fault> {
         path_mtu_discovery: raw
             .path_mtu_discovery
             .unwrap_or(defaults::PATH_MTU_DISCOVERY),
+    })
+}
+
+fn io(raw: &RawIo) -> Result<IoConfig, Fault> {
+    let dscp = |raw: &Option<Spanned<u64>>, field: &str| {
+        size(raw.as_ref(), field, defaults::DSCP, 0..=63).map(|dscp| dscp as u8)
+    };
+    let interface = match &raw.interface {
+        // IFNAMSIZ counts the closing zero.
+        Some(name) if !(1..=15).contains(&name.get_ref().len()) => {
+            let told = "interface must be the name of a network device, 1 to 15 bytes";
+            return Err(fault(name, told.to_owned()));
+        }
+        name => name.as_ref().map(|name| name.get_ref().clone()),
+    };
+    let busy_poll = raw.busy_poll_us.as_ref();
+    let busy_poll_us = size(
+        busy_poll,
+        "busy_poll_us",
+        defaults::BUSY_POLL_US,
+        0..=10_000,
+    )?;
+    Ok(IoConfig {
+        interface,
+        agent_dscp: dscp(&raw.agent_dscp, "agent_dscp")?,
+        link_dscp: dscp(&raw.link_dscp, "link_dscp")?,
+        busy_poll: Duration::from_micros(busy_poll_us as u64),
+        pin_workers: raw.pin_workers.unwrap_or(defaults::PIN_WORKERS),
     })
 }
 

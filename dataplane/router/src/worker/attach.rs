@@ -23,6 +23,10 @@ use crate::exchange::Post;
 /// Longest card taken from `Hello` (control.proto).
 const CARD_BYTES_MAX: usize = 64 * 1024;
 
+/// Slabs (256 KiB) that the unfinished lanes of a link may hold: one for every lane a neighbour can have at work, four for each
+/// of the 16 traffic classes, and as many again for those of a second worker.
+const LINK_SLABS_MAX: usize = 128;
+
 /// How long our Bye may take to be acknowledged: several probe timeouts of a site. CONNECTION_CLOSE says the same again.
 const BYE_PERIOD: Duration = Duration::from_millis(250);
 
@@ -235,6 +239,8 @@ impl Worker {
         self.forwarder
             .peer_up(key, role.clone())
             .map_err(|e| refusal_of(&e))?;
+        self.endpoint.set_slabs_max(id, LINK_SLABS_MAX);
+        self.endpoint.set_dscp(id, self.link_dscp);
         self.set_attached(id, Phase::Neighbour { router });
         self.announce(id, role, 0);
         tracing::info!(event = "link_up", %router);
