@@ -113,6 +113,8 @@ pub struct Limits {
     pub queue_total_bytes_max: usize,
     /// Resolve questions waiting for the controller, all instances together.
     pub resolve_outstanding_max: usize,
+    /// What an instance may send where its policy group does not say; more is dropped as `rate_limited`.
+    pub instance_rate: caplane_core::fib::Rate,
 }
 
 /// How long things may take.

@@ -117,6 +117,7 @@ impl Worker {
             queue_bytes_max: parts.limits.queue_bytes_max,
             queue_total_bytes_max: parts.limits.queue_total_bytes_max,
             bulk_message_bytes_max: parts.limits.bulk_message_bytes_max,
+            instance_rate: parts.limits.instance_rate,
             ..ForwarderConfig::default()
         };
         let links = Links::new(

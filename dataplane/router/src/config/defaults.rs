@@ -20,6 +20,10 @@ pub const UDP_PAYLOAD_BYTES_MAX: usize = 16_376;
 /// Packets larger than 1200 bytes are the largest lever on CPU per byte.
 pub const PATH_MTU_DISCOVERY: bool = true;
 
+/// Messages or bytes a second of one instance whose policy group names no rate; 0 = no limit. A fabric's owner knows its
+/// agents, a default does not.
+pub const INSTANCE_RATE: u64 = 0;
+
 /// Best effort: what a network makes of other codepoints is for its operator to say.
 pub const DSCP: usize = 0;
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use caplane_core::fib::Rate;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -96,6 +97,8 @@ struct RawLimits {
     queue_bytes_max: Option<Spanned<u64>>,
     queue_total_bytes_max: Option<Spanned<u64>>,
     resolve_outstanding_max: Option<Spanned<u64>>,
+    instance_messages_per_second: Option<Spanned<u64>>,
+    instance_bytes_per_second: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -395,6 +398,9 @@ fn io(raw: &RawIo) -> Result<IoConfig, Fault> {
 
 fn limits(raw: &RawLimits) -> Result<Limits, Fault> {
     const GIB: u64 = 1 << 30;
+    let rate = |raw: &Option<Spanned<u64>>, field| {
+        bounded(raw.as_ref(), field, defaults::INSTANCE_RATE, 0..=Rate::MAX)
+    };
     Ok(Limits {
         peers_max: size(
             raw.peers_max.as_ref(),
@@ -427,6 +433,14 @@ fn limits(raw: &RawLimits) -> Result<Limits, Fault> {
             defaults::RESOLVE_OUTSTANDING_MAX,
             1..=65_536,
         )?,
+        instance_rate: Rate {
+            messages_per_second: rate(
+                &raw.instance_messages_per_second,
+                "instance_messages_per_second",
+            )?,
+            bytes_per_second: rate(&raw.instance_bytes_per_second, "instance_bytes_per_second")?,
+            burst_ms: 0,
+        },
     })
 }
 

@@ -182,6 +182,14 @@ fn damaged_files_never_panic() {
 }
 
 #[test]
+fn instances_are_held_to_a_rate_only_when_one_is_named() {
+    assert!(parse(LEAST).unwrap().limits.instance_rate.is_unlimited());
+    let told = format!("{LEAST}\n[limits]\ninstance_messages_per_second = 500\n");
+    let rate = parse(&told).unwrap().limits.instance_rate;
+    assert_eq!((rate.messages_per_second, rate.bytes_per_second), (500, 0));
+}
+
+#[test]
 fn sockets_and_threads_are_told_how_to_use_the_machine() {
     let io = parse(LEAST).unwrap().io;
     assert_eq!((io.agent_dscp, io.link_dscp, io.pin_workers), (0, 0, false));
