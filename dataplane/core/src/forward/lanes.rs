@@ -11,6 +11,7 @@ use caplane_wire::{
 use super::decide::{Step, Verdict};
 use super::egress::{GATHER_BYTES, Run, Slab, Walk};
 use super::peers::{PeerIdx, Role};
+use super::replicate::Copies;
 use super::{BulkEnd, BulkVerdict, Carrier, Forwarder, PeerKey, Progress, StreamFault, Unblocked};
 use crate::mix::mix_pair;
 use crate::{DropReason, Now};
@@ -21,6 +22,8 @@ struct Open {
     class: TrafficClass,
     bytes: usize,
     messages: u32,
+    /// They are for a group: `to` and `class` say nothing.
+    copies: Option<Copies>,
 }
 
 /// Where a run's bytes stand, and what pinning them costs.
@@ -105,7 +108,7 @@ impl Forwarder {
             match verdict {
                 Verdict::Forward(step) => {
                     if step.to != open.to || step.class != open.class {
-                        self.close_run(now, &mut open, data, origin);
+                        self.close_run(now, at, &mut open, data, origin);
                         match self.admission(now, step.to, step.class, origin.slab, may_wait) {
                             Admission::Yes => {}
                             Admission::Wait => {
@@ -132,20 +135,24 @@ impl Forwarder {
                     open.messages += 1;
                 }
                 Verdict::Drop(reason) => {
-                    self.close_run(now, &mut open, data, origin);
+                    self.close_run(now, at, &mut open, data, origin);
                     self.refuse_front(now, at, reason, total, data, &mut progress);
                     continue;
                 }
                 Verdict::Replicate { class, routers } => {
-                    self.close_run(now, &mut open, data, origin);
-                    let message = data.split_to(total);
-                    self.replicate(now, at, class, routers, message, origin);
+                    let copies = Some(Copies::of(&data[open.bytes..], class, routers));
+                    if open.copies != copies {
+                        self.close_run(now, at, &mut open, data, origin);
+                        open.copies = copies;
+                    }
+                    open.bytes += total;
+                    open.messages += 1;
                 }
             }
             progress.messages += 1;
             progress.bytes += total;
         };
-        self.close_run(now, &mut open, data, origin);
+        self.close_run(now, at, &mut open, data, origin);
         self.counters.received += u64::from(progress.messages);
         self.counters.received_bytes += progress.bytes as u64;
         match fault {
@@ -190,7 +197,8 @@ impl Forwarder {
         };
         let reason = match verdict {
             Verdict::Replicate { class, routers } => {
-                return self.replicate(now, at, class, routers, data, origin);
+                let copies = Copies::of(&data, class, routers);
+                return self.replicate(now, at, copies, data, 1, origin);
             }
             Verdict::Drop(reason) => reason,
             Verdict::Forward(step) if data.len() > self.peers.get(step.to).datagram_max => {
@@ -205,8 +213,9 @@ impl Forwarder {
                         class: step.class,
                         bytes: len,
                         messages: 1,
+                        copies: None,
                     };
-                    return self.close_run(now, &mut open, &mut data, origin);
+                    return self.close_run(now, at, &mut open, &mut data, origin);
                 }
                 false => DropReason::Overloaded,
             },
@@ -332,12 +341,23 @@ impl Forwarder {
 
     /// Appends the open run, if there is one, to its queue.
     #[inline]
-    fn close_run(&mut self, now: Now, open: &mut Open, data: &mut BytesMut, origin: Origin) {
+    fn close_run(
+        &mut self,
+        now: Now,
+        from: PeerIdx,
+        open: &mut Open,
+        data: &mut BytesMut,
+        origin: Origin,
+    ) {
         if open.messages == 0 {
             return;
         }
         let closed = core::mem::replace(open, Open::none());
         let (bytes, messages) = (closed.bytes, closed.messages);
+        if let Some(copies) = closed.copies {
+            let run = data.split_to(bytes);
+            return self.replicate(now, from, copies, run, messages, origin);
+        }
         if bytes <= GATHER_BYTES
             && origin.carrier == Carrier::Lane
             && self.gather(
@@ -463,6 +483,7 @@ impl Open {
             class: TrafficClass::NOTICE,
             bytes: 0,
             messages: 0,
+            copies: None,
         }
     }
 }

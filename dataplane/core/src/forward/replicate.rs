@@ -3,7 +3,9 @@
 //! sent about a copy. Refuses to know who may send to a group.
 
 use bytes::{Bytes, BytesMut};
-use caplane_wire::{HEADER_LEN, Header, Label, TrafficClass};
+use caplane_wire::{
+    HEADER_LEN, Header, LANE_MESSAGE_MAX, Label, Messages, TrafficClass, message_len,
+};
 
 use super::decide::hops_left;
 use super::egress::Run;
@@ -29,46 +31,97 @@ impl Fanout {
     }
 }
 
+/// What messages of one group have in common whose copies go to the same members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Copies {
+    group: Label,
+    source: Label,
+    /// After the cap.
+    class: TrafficClass,
+    /// To other routers too.
+    routers: bool,
+}
+
+impl Copies {
+    /// Those of the whole message at the front of `message`.
+    pub fn of(message: &[u8], class: TrafficClass, routers: bool) -> Copies {
+        let header = Header::new_unchecked(message);
+        Copies {
+            group: header.requested_label(),
+            source: header.source_label(),
+            class,
+            routers,
+        }
+    }
+}
+
 impl Forwarder {
-    /// Sends one whole message, not yet edited, to the members of its group: those attached here and,
-    /// if `routers`, one copy to each other egress router.
+    /// Sends a run of whole messages, not yet edited, to the members of their group: those attached here and,
+    /// if they are due there, one copy of each to every other egress router.
     pub(super) fn replicate(
         &mut self,
         now: Now,
         from: PeerIdx,
-        class: TrafficClass,
-        routers: bool,
-        mut message: BytesMut,
+        copies: Copies,
+        mut run: BytesMut,
+        messages: u32,
         origin: Origin,
     ) {
-        let Some(head) = message.first_chunk_mut::<HEADER_LEN>() else {
+        if messages == 1 || !copies.routers || !self.has_members_elsewhere(copies.group) {
+            return self.replicate_run(now, from, copies, run, messages, origin);
+        }
+        // Each message's flow chooses its way, and each copy gets a header of its own.
+        while let Ok(Some(len)) = message_len(&run, LANE_MESSAGE_MAX) {
+            let message = run.split_to(len);
+            self.replicate_run(now, from, copies, message, 1, origin);
+        }
+    }
+
+    fn has_members_elsewhere(&self, group: Label) -> bool {
+        self.fib.group_view(group).is_some_and(|view| {
+            let mut members = view.members.as_slice().iter();
+            members.any(|member| member.router != self.fib.router())
+        })
+    }
+
+    /// One message, or a run of them for members that are all attached here.
+    fn replicate_run(
+        &mut self,
+        now: Now,
+        from: PeerIdx,
+        copies: Copies,
+        mut run: BytesMut,
+        messages: u32,
+        origin: Origin,
+    ) {
+        let Some(head) = run.first_chunk::<HEADER_LEN>() else {
             return;
         };
-        let mut header = Header::new_unchecked(&mut *head);
-        let (group, hops) = (header.requested_label(), header.hop_limit());
+        let header = Header::new_unchecked(head);
+        let hops = header.hop_limit();
         let mut fanout = core::mem::take(&mut self.fanout);
-        self.find_members(&header, routers, &mut fanout);
+        self.find_members(&header, copies.routers, &mut fanout);
         if fanout.copies() == 0 {
-            let reason = DropReason::Unreachable;
-            match routers {
-                true => {
-                    let head = *header.as_bytes();
-                    self.refuse(now, from, reason, &head);
-                }
-                false => self.counters.dropped[reason as usize] += 1,
-            }
+            self.refuse_run(now, from, copies, &run);
             self.fanout = fanout;
             return;
         }
-        self.counters.priority_capped += u64::from(class != header.class());
-        self.counters.replicated += fanout.copies() - 1;
-        self.counters.dropped[DropReason::Unreachable as usize] += fanout.unreachable;
-        self.counters.dropped[DropReason::HopLimit as usize] += fanout.hopless;
-        header.set_class(class);
-        header.set_label(group);
-        let shared = message.freeze();
+        let count = u64::from(messages);
+        self.counters.replicated += (fanout.copies() - 1) * count;
+        self.counters.dropped[DropReason::Unreachable as usize] += fanout.unreachable * count;
+        self.counters.dropped[DropReason::HopLimit as usize] += fanout.hopless * count;
+        self.edit_run(copies, &mut run);
+        let shared = run.freeze();
         for to in &fanout.here {
-            self.send_copy(now, *to, class, None, shared.clone(), origin);
+            self.send_copy(
+                now,
+                *to,
+                copies.class,
+                None,
+                shared.clone(),
+                messages,
+                origin,
+            );
         }
         for (router, hop) in &fanout.routers {
             let mut head = [0; HEADER_LEN];
@@ -76,16 +129,36 @@ impl Forwarder {
             let mut header = Header::new_unchecked(&mut head);
             header.set_label(*router);
             header.set_hop_limit(hops.saturating_sub(1));
-            self.send_copy(
-                now,
-                *hop,
-                class,
-                Some(&head),
-                shared.slice(HEADER_LEN..),
-                origin,
-            );
+            let body = shared.slice(HEADER_LEN..);
+            self.send_copy(now, *hop, copies.class, Some(&head), body, 1, origin);
         }
         self.fanout = fanout;
+    }
+
+    /// Writes what all copies share into every header of a run.
+    fn edit_run(&mut self, copies: Copies, run: &mut [u8]) {
+        let mut rest = run;
+        while let Ok(Some(len)) = message_len(rest, LANE_MESSAGE_MAX)
+            && let Some((message, behind)) = rest.split_at_mut_checked(len)
+        {
+            let mut header = Header::new_unchecked(message);
+            self.counters.priority_capped += u64::from(copies.class != header.class());
+            header.set_class(copies.class);
+            header.set_label(copies.group);
+            rest = behind;
+        }
+    }
+
+    /// Nobody is there for them.
+    #[cold]
+    fn refuse_run(&mut self, now: Now, from: PeerIdx, copies: Copies, run: &[u8]) {
+        let reason = DropReason::Unreachable;
+        for message in Messages::new(run, LANE_MESSAGE_MAX).flatten() {
+            match message.first_chunk::<HEADER_LEN>() {
+                Some(head) if copies.routers => self.refuse(now, from, reason, head),
+                _ => self.counters.dropped[reason as usize] += 1,
+            }
+        }
     }
 
     fn find_members<T: AsRef<[u8]>>(&self, header: &Header<T>, routers: bool, fanout: &mut Fanout) {
@@ -116,7 +189,8 @@ impl Forwarder {
         }
     }
 
-    /// Queues one copy: the shared message as it is, or a new header and the shared rest.
+    /// Queues one copy: the shared messages as they are, or a new header and the shared rest of one.
+    #[allow(clippy::too_many_arguments, reason = "a copy is that many things")]
     fn send_copy(
         &mut self,
         now: Now,
@@ -124,6 +198,7 @@ impl Forwarder {
         class: TrafficClass,
         head: Option<&[u8; HEADER_LEN]>,
         body: Bytes,
+        messages: u32,
         origin: Origin,
     ) {
         let head: &[u8] = head.map_or(&[], |head| head);
@@ -140,7 +215,7 @@ impl Forwarder {
             None
         };
         if let Some(reason) = reason {
-            self.counters.dropped[reason as usize] += 1;
+            self.counters.dropped[reason as usize] += u64::from(messages);
             return;
         }
         let Origin {
@@ -151,7 +226,7 @@ impl Forwarder {
             ..
         } = origin;
         let (data, messages) = if head.is_empty() {
-            (body, 1)
+            (body, messages)
         } else if datagram || body.is_empty() || elsewhere {
             let mut whole = BytesMut::with_capacity(len);
             whole.extend_from_slice(head);

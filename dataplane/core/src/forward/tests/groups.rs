@@ -106,6 +106,69 @@ fn copies_are_dropped_alone_and_without_notices() {
     assert_eq!(bed.forwarder.counters().notices, 0);
 }
 
+/// Twenty messages for the group with one for an agent among them.
+fn run_with_a_gap() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for sequence in 0..20 {
+        let to = if sequence == 12 {
+            "agent:14.1"
+        } else {
+            "group:9"
+        };
+        let one = message(agent(10, 1), to).set(|header| {
+            header.sequence = sequence;
+            header.payload_len = 16 + sequence;
+        });
+        bytes.extend(one.bytes());
+    }
+    bytes
+}
+
+#[test]
+fn neighbours_in_the_buffer_are_copied_as_one_slice() {
+    let mut bed = bed(&[1]);
+    let bytes = run_with_a_gap();
+    bed.send_bytes(10, CLASS, &bytes);
+    let counters = bed.forwarder.counters();
+    assert_eq!((counters.received, counters.replicated), (20, 19 * 2));
+    assert_eq!((counters.copied_bytes, counters.runs), (0, 3 * 2 + 1));
+    for slot in 11..14 {
+        let (messages, slices) = bed.slices(slot);
+        assert_eq!((messages.len(), slices), (19, 2));
+        let all = messages.concat();
+        let due: Vec<u8> = bytes.clone();
+        // As they were sent, the gap apart; label and class are what they were.
+        assert!(due.starts_with(&all[..12 * 64]));
+        assert!(due.ends_with(&messages[12..].concat()));
+    }
+    assert_eq!(bed.slices(14).0.len(), 1);
+}
+
+#[test]
+fn runs_for_other_routers_get_their_headers_one_by_one() {
+    let mut bed = bed(&[1, 2]);
+    bed.send_bytes(10, CLASS, &run_with_a_gap());
+    let remote = bed.received(102);
+    assert_eq!(remote.len(), 19);
+    assert!(remote.iter().all(|header| header.label == router(2)));
+    assert!(remote.iter().all(|header| header.hop_limit == 63));
+    assert_eq!(bed.received(13).len(), 19);
+    // Each message is noticed when nobody is there.
+    for slot in [11, 12, 13, 102] {
+        bed.forwarder.peer_down(NOW, peer(slot));
+    }
+    let before = bed.dropped(DropReason::Unreachable);
+    let mut lonely = self::bed(&[1]);
+    for slot in 11..14 {
+        lonely.forwarder.peer_down(NOW, peer(slot));
+    }
+    lonely.send_bytes(10, CLASS, &run_with_a_gap());
+    assert_eq!(lonely.dropped(DropReason::Unreachable), 19);
+    assert_eq!(lonely.received(10).len(), 19);
+    bed.send_bytes(10, CLASS, &run_with_a_gap());
+    assert_eq!(bed.dropped(DropReason::Unreachable), before + 19);
+}
+
 #[test]
 fn a_group_without_members_is_unreachable() {
     let mut bed = bed(&[]);
