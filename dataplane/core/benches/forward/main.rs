@@ -66,6 +66,13 @@ fn forward(c: &mut Criterion) {
     );
 }
 
+/// Labels at random out of a million: what a table costs that no cache holds.
+fn scattered(c: &mut Criterion) {
+    let (forwarder, slabs) = load::scattered(1_000_000);
+    let name = "ingress to another router, 1 M labels at random";
+    measure(c, name, forwarder, 1, slabs);
+}
+
 /// Ten senders, ten receivers, ten classes.
 fn crowded(c: &mut Criterion) {
     let Crowd {
@@ -104,6 +111,6 @@ fn fan_out(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(40).measurement_time(Duration::from_secs(3));
-    targets = forward, crowded, fan_out
+    targets = forward, scattered, crowded, fan_out
 }
 criterion_main!(benches);

@@ -181,6 +181,28 @@ pub fn drain(forwarder: &mut Forwarder) -> usize {
     sent
 }
 
+/// Ingress with so many labels, all at router 2, and slabs that ask for them at random.
+pub fn scattered(labels: usize) -> (Forwarder, Vec<Vec<u8>>) {
+    let fib = Arc::new(table(labels, 0, true));
+    let mut forwarder = instances(fib, 1..=1);
+    forwarder
+        .peer_up(peer(0), PeerRole::Neighbour { router: router(2) })
+        .unwrap();
+    let mut state = 1u64;
+    let mut random = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33) as usize % labels
+    };
+    let mut slab = |_| {
+        let messages = (0..BATCH).map(|_| random());
+        let messages = messages.map(|n| message(agent(1, 1), class(n), class(n), n as u64));
+        messages.flatten().collect()
+    };
+    (forwarder, (0..100).map(&mut slab).collect())
+}
+
 /// Many to many: so many senders, receivers and classes, every receiver serves every class, 10,000 flows in all.
 pub struct Crowd {
     pub forwarder: Forwarder,

@@ -24,6 +24,7 @@ pub use policy::Policy;
 pub use serving::Serving;
 
 pub(crate) use edge::{ClassView, RouteView};
+pub(crate) use serving::BATCH;
 pub(crate) use sets::{Member, Members};
 
 use std::collections::BTreeMap;

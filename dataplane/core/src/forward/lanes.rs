@@ -4,8 +4,8 @@
 
 use bytes::{Buf, BytesMut};
 use caplane_wire::{
-    FrameError, HEADER_LEN, Header, Kind, LANE_MESSAGE_MAX, LabelKind, TrafficClass, check_class,
-    message_len,
+    FrameError, HEADER_LEN, Header, Kind, LANE_MESSAGE_MAX, LabelKind, Messages, TrafficClass,
+    check_class, message_len,
 };
 
 use super::decide::{Step, Verdict};
@@ -13,6 +13,7 @@ use super::egress::{GATHER_BYTES, Run, Slab, Walk};
 use super::peers::{PeerIdx, Role};
 use super::replicate::Copies;
 use super::{BulkEnd, BulkVerdict, Carrier, Forwarder, PeerKey, Progress, StreamFault, Unblocked};
+use crate::fib::BATCH;
 use crate::mix::mix_pair;
 use crate::{DropReason, Now};
 
@@ -88,7 +89,16 @@ impl Forwarder {
         let may_wait = class.blocking() && matches!(self.peers.get(at).role, Role::Instance(_));
         let policed = self.peers.get(at).policer.is_some();
         let mut open = Open::none();
+        let ingress = matches!(self.peers.get(at).role, Role::Instance(_));
+        let mut known = 0;
         let fault = loop {
+            if ingress {
+                if known == 0 {
+                    known = BATCH;
+                    self.look_ahead(&data[open.bytes..]);
+                }
+                known -= 1;
+            }
             let rest = &mut data[open.bytes..];
             let total = match message_len(rest, LANE_MESSAGE_MAX) {
                 Ok(Some(total)) if total <= rest.len() => total,
@@ -277,7 +287,28 @@ impl Forwarder {
     }
 }
 
+/// Headers that are worth a look ahead: of fewer the loads overlap by themselves.
+const AHEAD_MIN: usize = 4;
+
 impl Forwarder {
+    /// Loads what the next messages' lookups will look at, so that a large table's memory is waited for once for all of
+    /// them and not once for each.
+    fn look_ahead(&self, data: &[u8]) {
+        if data.len() < AHEAD_MIN * HEADER_LEN {
+            return;
+        }
+        let messages = Messages::new(data, LANE_MESSAGE_MAX);
+        self.fib.warm(messages.map_while(Result::ok).map(|message| {
+            let header = Header::new_unchecked(message);
+            let label = header.requested_label();
+            match label.kind() {
+                LabelKind::Class => (header.tenant(), label),
+                LabelKind::Agent => (0, label.any_instance()),
+                LabelKind::Group | LabelKind::Router => (0, label),
+            }
+        }));
+    }
+
     /// Like [`Forwarder::bulk_end`] with `Cut`, when it is the way on that is gone: the source, whose
     /// message began with `head`, gets a notice.
     pub fn bulk_gone(&mut self, now: Now, from: PeerKey, head: &[u8]) {
