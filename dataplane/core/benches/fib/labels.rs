@@ -96,6 +96,42 @@ pub fn difference(fib: &Fib, labels: usize, count: usize) -> Delta {
     }
 }
 
+/// A policy group, and so many identities of it that serve one class each, `shift` further than by their number.
+pub fn identities(count: usize, shift: usize) -> Vec<Entry> {
+    let policy = Entry::Policy(PolicyEntry {
+        id: 1,
+        tenant: 1,
+        allow: vec![],
+        reply_tenants: vec![],
+        priority_max: 6,
+        rate: None,
+        class_rates: vec![],
+    });
+    let identity = |n: usize| {
+        Entry::Identity(IdentityEntry {
+            uri: uri(n),
+            agent: agent(n, 0),
+            tenant: 1,
+            policy: 1,
+            classes: vec![Membership {
+                tenant: 1,
+                label: label(n + shift, 1),
+                weight: 100,
+            }],
+            groups: vec![],
+        })
+    };
+    (0..count).map(identity).chain([policy]).collect()
+}
+
+pub fn uri(n: usize) -> String {
+    format!("spiffe://caplane.local/agent/{n}")
+}
+
+pub fn agent(n: usize, instance: u8) -> Label {
+    Label::agent(1 + n as u32, instance).expect("small numbers")
+}
+
 /// SplitMix64: scatters numbers, the same way on every machine.
 pub fn mix(n: u64) -> u64 {
     let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -12,7 +12,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use caplane_core::Forwarder;
-use caplane_core::fib::{Delta, Fib, Serving};
+use caplane_core::fib::{Delta, Fib, Generation, Serving};
+use caplane_core::forward::{PeerKey, PeerRole};
 use counting::heap;
 use labels::*;
 
@@ -149,6 +150,41 @@ fn blocked(forwarder: &mut Forwarder, fib: Arc<Fib>) -> f64 {
     ms(begun.elapsed())
 }
 
+/// With 10,000 instances attached, and a delta that moves 1,000 of them to other classes.
+fn blocked_with_instances() {
+    let fib = |entries, base: &Fib| {
+        let delta = Delta {
+            base: base.generation(),
+            generation: Generation(base.generation().0 + 1),
+            upserts: entries,
+            removes: vec![],
+        };
+        Arc::new(applied(base, &delta))
+    };
+    let before = fib(identities(10_000, 0), &empty());
+    let after = fib(identities(1_000, 10_000), &before);
+    let mut forwarder = Forwarder::new(Default::default(), before.clone());
+    for n in 0..10_000 {
+        let key = PeerKey {
+            worker: 0,
+            slot: n as u32,
+        };
+        let role = PeerRole::Instance {
+            uri: uri(n),
+            label: agent(n, 1),
+        };
+        if let Err(error) = forwarder.peer_up(key, role) {
+            panic!("{error}");
+        }
+    }
+    let still = runs(|| {
+        let there = blocked(&mut forwarder, after.clone());
+        there.max(blocked(&mut forwarder, before.clone()))
+    });
+    let what = "1,000 of 10,000 attached identities changed, blocked";
+    row(what, still, "ms", Some(1.0));
+}
+
 fn changes(fib: Fib) {
     let fib = Arc::new(fib);
     let delta = difference(&fib, LABELS, 1_000);
@@ -227,4 +263,5 @@ fn main() {
     memory_of_the_machine();
     lookups(&fib);
     changes(fib);
+    blocked_with_instances();
 }
