@@ -41,6 +41,9 @@ pub struct Counters {
     pub connected: u64,
     /// Connections closed after they were established.
     pub closed: u64,
+    /// Messages that peers had not acknowledged when their connections ended, of those sent by `Endpoint::send_messages` or as bulk;
+    /// an upper bound: messages sent as one slice count until all of it is acknowledged.
+    pub messages_unacknowledged: u64,
     /// Connections refused, by reason.
     pub refused: [u64; RefuseReason::COUNT],
     /// Lane bytes handed to the owner.

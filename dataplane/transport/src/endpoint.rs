@@ -310,11 +310,26 @@ impl Endpoint {
     /// # Errors
     /// `Busy` when a remainder is pending (nothing is taken), `Closed`, `Gone`.
     pub fn send_lane(&mut self, peer: PeerId, lane: LaneTx, data: Bytes) -> Result<(), SendError> {
+        self.send_messages(peer, lane, data, 0)
+    }
+
+    /// As [`Endpoint::send_lane`], for an owner that wants to know how many messages were not acknowledged when a connection
+    /// ended ([`Counters::messages_unacknowledged`]): `messages` end in `data`. With bulk streams that is one with the last byte.
+    ///
+    /// # Errors
+    /// As [`Endpoint::send_lane`].
+    pub fn send_messages(
+        &mut self,
+        peer: PeerId,
+        lane: LaneTx,
+        data: Bytes,
+        messages: u32,
+    ) -> Result<(), SendError> {
         let length = data.len() as u64;
         let connection = self.sending(peer)?;
         connection
             .tx
-            .send(lane.0, data, false, &mut connection.quic)?;
+            .send(lane.0, data, messages, false, &mut connection.quic)?;
         self.core.counters.lane_bytes_sent += length;
         Ok(())
     }
@@ -327,7 +342,7 @@ impl Endpoint {
         let connection = self.sending(peer)?;
         connection
             .tx
-            .send(lane.0, Bytes::new(), true, &mut connection.quic)
+            .send(lane.0, Bytes::new(), 0, true, &mut connection.quic)
     }
 
     /// Cuts a lane short (RESET_STREAM with `code`): what the peer has not received of it is lost.
@@ -369,7 +384,7 @@ impl Endpoint {
         let connection = self.sending(peer)?;
         connection
             .tx
-            .send(bulk.0, data, fin, &mut connection.quic)?;
+            .send(bulk.0, data, u32::from(fin), fin, &mut connection.quic)?;
         self.core.counters.bulk_bytes_sent += length;
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! The buffer types that QUIC keeps for us, so that handing bytes over moves a reference and copies nothing.
 
+use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use quiche::{BufFactory, BufSplit};
@@ -15,19 +17,57 @@ pub(crate) struct Buffers;
 /// Stream bytes that QUIC holds until they are acknowledged.
 ///
 /// `stream_closed` is true once FIN is *written*, so it cannot tell a drain when all has arrived. QUIC drops a buffer when
-/// its last byte is acknowledged; each carries a clone of its connection's token, and when the token's owner is alone again,
+/// its last byte is acknowledged; each carries a clone of its connection's ledger, and when the ledger's owner is alone again,
 /// everything written has been acknowledged.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct StreamBytes {
     bytes: Bytes,
-    _unacknowledged: Option<Arc<()>>,
+    ledger: Option<Arc<Ledger>>,
+    /// Messages that are not acknowledged before these bytes are: they stay with the last part when QUIC splits a buffer.
+    messages: Cell<u32>,
+}
+
+/// Messages written to one connection and not acknowledged. A slice of many counts until its last byte is acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(AtomicU64);
+
+impl Ledger {
+    pub(crate) fn messages(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Messages were taken over for sending; [`StreamBytes::new`] is told with their last byte.
+    pub(crate) fn add(&self, messages: u32) {
+        self.0.fetch_add(u64::from(messages), Ordering::Relaxed);
+    }
 }
 
 impl StreamBytes {
-    pub(crate) fn new(bytes: Bytes, token: &Arc<()>) -> Self {
+    pub(crate) fn new(bytes: Bytes, ledger: &Arc<Ledger>, messages: u32) -> Self {
         Self {
             bytes,
-            _unacknowledged: Some(Arc::clone(token)),
+            ledger: Some(Arc::clone(ledger)),
+            messages: Cell::new(messages),
+        }
+    }
+}
+
+/// QUIC splits a buffer by cloning it: the clone is the later part.
+impl Clone for StreamBytes {
+    fn clone(&self) -> Self {
+        Self {
+            bytes: self.bytes.clone(),
+            ledger: self.ledger.clone(),
+            messages: Cell::new(self.messages.take()),
+        }
+    }
+}
+
+impl Drop for StreamBytes {
+    fn drop(&mut self) {
+        let messages = self.messages.get();
+        if let (true, Some(ledger)) = (messages > 0, &self.ledger) {
+            ledger.0.fetch_sub(u64::from(messages), Ordering::Relaxed);
         }
     }
 }
@@ -42,7 +82,8 @@ impl BufSplit for StreamBytes {
     fn split_at(&mut self, at: usize) -> Self {
         Self {
             bytes: self.bytes.split_off(at),
-            _unacknowledged: self._unacknowledged.clone(),
+            ledger: self.ledger.clone(),
+            messages: Cell::new(self.messages.take()),
         }
     }
 }
@@ -70,7 +111,8 @@ impl BufFactory for Buffers {
     fn buf_from_slice(bytes: &[u8]) -> StreamBytes {
         StreamBytes {
             bytes: Bytes::copy_from_slice(bytes),
-            _unacknowledged: None,
+            ledger: None,
+            messages: Cell::new(0),
         }
     }
 

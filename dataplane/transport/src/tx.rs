@@ -12,7 +12,7 @@ use caplane_wire::{Preface, StreamCode, StreamKind, TrafficClass};
 
 use crate::error::SendError;
 use crate::event::{BulkTx, Event, LaneTx, PeerId};
-use crate::quic::{Quic, StreamBytes};
+use crate::quic::{Ledger, Quic, StreamBytes};
 use crate::rx::CONTROL_STREAM;
 
 /// Bytes of control frames that may wait: a few of the longest.
@@ -23,6 +23,8 @@ struct Sending {
     kind: StreamKind,
     urgency: u8,
     pending: Bytes,
+    /// Messages whose last byte is among the pending ones.
+    messages: u32,
     /// FIN is to follow the pending bytes.
     fin: bool,
     /// The peer stopped it with this code; its event is still to come.
@@ -41,7 +43,7 @@ pub(crate) struct TxStreams {
     stop_seen: bool,
     control: BytesMut,
     /// Held by every buffer that is not acknowledged.
-    token: Arc<()>,
+    ledger: Arc<Ledger>,
 }
 
 /// QUIC sends streams of lower urgency first: the control stream, then priority 7 down to 0.
@@ -58,7 +60,7 @@ impl TxStreams {
             wants_streams: false,
             stop_seen: false,
             control: BytesMut::new(),
-            token: Arc::new(()),
+            ledger: Arc::default(),
         }
     }
 
@@ -69,7 +71,12 @@ impl TxStreams {
 
     /// True when QUIC holds bytes that are not acknowledged.
     pub(crate) fn unacknowledged(&self) -> bool {
-        Arc::strong_count(&self.token) > 1
+        Arc::strong_count(&self.ledger) > 1
+    }
+
+    /// Messages taken for sending and not acknowledged.
+    pub(crate) fn unacknowledged_messages(&self) -> u64 {
+        self.ledger.messages()
     }
 
     pub(crate) fn open(
@@ -93,12 +100,13 @@ impl TxStreams {
                 kind,
                 urgency: urgency(class),
                 pending: Bytes::new(),
+                messages: 0,
                 fin: false,
                 stopped: None,
             },
         );
         let preface = Preface { kind, class }.to_bytes();
-        self.write(stream, Bytes::copy_from_slice(&preface), quic)?;
+        self.write(stream, Bytes::copy_from_slice(&preface), 0, quic)?;
         Ok(stream)
     }
 
@@ -109,11 +117,12 @@ impl TxStreams {
             .is_some_and(|sending| sending.pending.is_empty() && !sending.fin)
     }
 
-    /// Takes all of `data`, or nothing.
+    /// Takes all of `data`, with which so many `messages` end, or nothing.
     pub(crate) fn send(
         &mut self,
         stream: u64,
         data: Bytes,
+        messages: u32,
         fin: bool,
         quic: &mut Quic,
     ) -> Result<(), SendError> {
@@ -130,16 +139,24 @@ impl TxStreams {
             return Ok(());
         }
         sending.fin = fin;
-        self.write(stream, data, quic)
+        self.write(stream, data, messages, quic)
     }
 
     /// Gives QUIC what it takes of `data` and keeps the rest.
-    fn write(&mut self, stream: u64, data: Bytes, quic: &mut Quic) -> Result<(), SendError> {
+    fn write(
+        &mut self,
+        stream: u64,
+        data: Bytes,
+        messages: u32,
+        quic: &mut Quic,
+    ) -> Result<(), SendError> {
         let Some(sending) = self.streams.get_mut(&stream) else {
             return Err(SendError::Closed);
         };
         sending.pending = data;
-        match push(stream, sending, &self.token, quic) {
+        sending.messages = messages;
+        self.ledger.add(messages);
+        match push(stream, sending, &self.ledger, quic) {
             Push::Done => {}
             Push::Blocked => {
                 self.blocked.push((sending.urgency, stream));
@@ -162,12 +179,12 @@ impl TxStreams {
         let mut freed = false;
         self.flush_control(quic);
         let streams = &mut self.streams;
-        let token = &self.token;
+        let ledger = &self.ledger;
         self.blocked.retain(|(_, stream)| {
             let Some(sending) = streams.get_mut(stream) else {
                 return false;
             };
-            match push(*stream, sending, token, quic) {
+            match push(*stream, sending, ledger, quic) {
                 Push::Blocked => true,
                 Push::Done => {
                     freed = true;
@@ -270,7 +287,7 @@ impl TxStreams {
         if taken == 0 {
             return;
         }
-        let bytes = StreamBytes::new(self.control.split_to(taken).freeze(), &self.token);
+        let bytes = StreamBytes::new(self.control.split_to(taken).freeze(), &self.ledger, 0);
         // Within the capacity QUIC takes all; a stream error closes the connection by another path.
         let _ = quic.stream_send_zc(CONTROL_STREAM, bytes, false);
         if self.control.is_empty() {
@@ -288,7 +305,7 @@ enum Push {
 }
 
 /// Gives QUIC as much of a stream's pending bytes as it takes.
-fn push(stream: u64, sending: &mut Sending, token: &Arc<()>, quic: &mut Quic) -> Push {
+fn push(stream: u64, sending: &mut Sending, ledger: &Arc<Ledger>, quic: &mut Quic) -> Push {
     let capacity = match quic.stream_capacity(stream) {
         Ok(capacity) => capacity,
         Err(error) => {
@@ -310,7 +327,13 @@ fn push(stream: u64, sending: &mut Sending, token: &Arc<()>, quic: &mut Quic) ->
         } else {
             sending.pending.split_to(taken)
         };
-        let sent = quic.stream_send_zc(stream, StreamBytes::new(bytes, token), last && sending.fin);
+        let messages = if last {
+            std::mem::take(&mut sending.messages)
+        } else {
+            0
+        };
+        let bytes = StreamBytes::new(bytes, ledger, messages);
+        let sent = quic.stream_send_zc(stream, bytes, last && sending.fin);
         if sent.is_err() {
             return Push::Finished;
         }

@@ -78,6 +78,7 @@ static WORKER: [Field<WorkerSnapshot>; FIELDS] = {
         field(Counter, "router_messages_delivered", |w| w.forwarder.delivered, "The forwarded messages that went to attached instances"),
         field(Counter, "router_messages_returned", |w| w.forwarder.returned, "Messages handed to the transport and taken back"),
         field(Counter, "router_messages_handed_over", |w| w.forwarder.handed_over, "Messages handed to another worker, whose peer they go to"),
+        field(Counter, "router_messages_unacknowledged", |w| w.transport.messages_unacknowledged, "Messages forwarded to peers that went away before they acknowledged them (upper bound)"),
         field(Counter, "router_messages_replicated", |w| w.forwarder.replicated, "Extra copies made of group messages"),
         field(Counter, "router_messages_rerouted", |w| w.forwarder.rerouted, "Messages sent on to a second egress router"),
         field(Counter, "router_priority_capped", |w| w.forwarder.priority_capped, "Messages whose priority was lowered to their policy group's cap"),
@@ -113,7 +114,7 @@ static WORKER: [Field<WorkerSnapshot>; FIELDS] = {
         field(Counter, "router_ticks", |w| w.worker.ticks, "Turns of the workers' loops"),
     ]
 };
-const FIELDS: usize = 40;
+const FIELDS: usize = 41;
 
 /// What the control thread counts of its session.
 #[rustfmt::skip] // One line each: a table to be read.

@@ -76,7 +76,7 @@ fn send_lane(
         return Some(DropReason::SendFailed);
     };
     // The clone is a reference count, once per slice: a refusal must give the messages back whole.
-    match endpoint.send_lane(peer.id, tx, outgoing.data.clone()) {
+    match endpoint.send_messages(peer.id, tx, outgoing.data.clone(), outgoing.messages) {
         Ok(()) => None,
         Err(SendError::Gone) => Some(DropReason::PeerGone),
         Err(error) => {

@@ -194,6 +194,7 @@ impl Core {
         if let Some(connection) = self.table.get_mut(peer) {
             connection.state = State::Closing;
             self.counters.closed += 1;
+            self.counters.messages_unacknowledged += connection.tx.unacknowledged_messages();
             self.events.push_back(event);
         }
     }
