@@ -6,6 +6,18 @@ use std::time::Duration;
 use crate::error::EndpointError;
 use crate::tls::Credentials;
 
+/// How an endpoint reads its sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Io {
+    /// What measured faster (bench `transport`).
+    #[default]
+    Auto,
+    /// epoll, a call per batch.
+    Mio,
+    /// io_uring, a call per tick; where the system does not allow it, `Mio`, and a line in the log says so.
+    Uring,
+}
+
 /// Everything an endpoint needs to know before it binds. Made by [`EndpointConfig::new`], then adjusted field by field.
 #[derive(Clone, Debug)]
 pub struct EndpointConfig {
@@ -74,6 +86,8 @@ pub struct EndpointConfig {
     /// Before `wait` sleeps, look at the sockets again and again for this long: a message that comes in that time saves a
     /// wake-up (some microseconds), for a processor that is never idle. Default zero: off.
     pub busy_poll: Duration,
+    /// How sockets are read.
+    pub io: Io,
     /// Use UDP GRO and GSO where the system has them (default). Off only to work around a broken network driver: each
     /// datagram then costs a system call.
     pub offload: bool,
@@ -125,6 +139,7 @@ impl EndpointConfig {
             dscp: 0,
             interface: None,
             busy_poll: Duration::ZERO,
+            io: Io::Auto,
             offload: true,
             socket_buffer_bytes: 4 << 20,
         }

@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use caplane_wire::{StreamKind, TrafficClass};
 
+#[cfg(test)]
+use crate::config::Io;
 use crate::config::{DSCP_MAX, EndpointConfig};
 use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::dispatch::Core;
 use crate::error::{DatagramRefused, EndpointError, SendError};
 use crate::event::{BulkRx, BulkTx, Event, LaneRx, LaneTx, PeerId};
-use crate::io::{Driver, MioDriver, Port, Ports, Waker, bind_group};
+use crate::io::{self as edge, Driver, Port, Ports, Waker, bind_group};
 use crate::quic::DatagramBytes;
 use crate::steering::{Group, Steering};
 use crate::train::{Built, Trains};
@@ -44,7 +46,7 @@ impl Endpoint {
     pub fn bind(config: EndpointConfig) -> Result<Self, EndpointError> {
         config.check()?;
         let driver = Ports::alone(&config)
-            .and_then(MioDriver::new)
+            .and_then(|ports| edge::drive(ports, config.io))
             .map_err(bind_error(&config))?;
         Self::new(config, driver, Steering::alone())
     }
@@ -71,10 +73,15 @@ impl Endpoint {
             _ => {}
         }
         let drivers = bind_group(&config, workers)
-            .and_then(|group| group.into_iter().map(MioDriver::new).collect())
+            .and_then(|group| {
+                group
+                    .into_iter()
+                    .map(|p| edge::drive(p, config.io))
+                    .collect()
+            })
             .map_err(bind_error(&config));
-        let drivers: Vec<MioDriver> = drivers?;
-        let group = Group::new(drivers.iter().map(Driver::waker).collect());
+        let drivers: Vec<Box<dyn Driver>> = drivers?;
+        let group = Group::new(drivers.iter().map(|driver| driver.waker()).collect());
         (0..workers)
             .zip(drivers)
             .map(|(worker, driver)| {
@@ -89,12 +96,12 @@ impl Endpoint {
 
     fn new(
         config: EndpointConfig,
-        driver: MioDriver,
+        driver: Box<dyn Driver>,
         steering: Steering,
     ) -> Result<Self, EndpointError> {
         Ok(Self {
-            core: Core::new(config, &driver, steering)?,
-            driver: Box::new(driver),
+            core: Core::new(config, &*driver, steering)?,
+            driver,
             trains: Trains::new(),
             flushing: Vec::new(),
         })
@@ -487,9 +494,9 @@ impl Endpoint {
     /// Puts another driver around or in place of the one there is.
     #[cfg(test)]
     pub(crate) fn replace_driver(&mut self, wrap: impl FnOnce(Box<dyn Driver>) -> Box<dyn Driver>) {
-        let nothing = Ports::alone(&self.core.config.rebound()).and_then(MioDriver::new);
-        let nothing = nothing.expect("bind");
-        let driver = std::mem::replace(&mut self.driver, Box::new(nothing));
+        let nothing = Ports::alone(&self.core.config.rebound());
+        let nothing = nothing.and_then(|ports| edge::drive(ports, Io::Mio));
+        let driver = std::mem::replace(&mut self.driver, nothing.expect("bind"));
         self.driver = wrap(driver);
     }
 

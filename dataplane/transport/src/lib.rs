@@ -67,7 +67,7 @@ extern crate self as caplane_transport;
 #[cfg(test)]
 mod tests;
 
-pub use config::EndpointConfig;
+pub use config::{EndpointConfig, Io};
 pub use counters::Counters;
 pub use endpoint::Endpoint;
 pub use error::{DatagramRefused, EndpointError, RefuseReason, SendError};

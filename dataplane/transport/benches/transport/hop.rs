@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use caplane_transport::{Endpoint, Event, LaneTx, PeerId};
+use caplane_transport::{Endpoint, Event, Io, LaneTx, PeerId};
 use caplane_wire::{LANE_MESSAGE_MAX, message_len};
 
 use crate::support::{CLASS, Ca, message, uri};
@@ -19,7 +19,7 @@ pub fn lanes(duration: Duration) {
     );
     for payload in [Some(1_350), Some(9_000), None] {
         for size in [64, 1_024, 16_384] {
-            hop(payload, size, duration);
+            print(payload, size, &hop(Io::Auto, payload, size, duration));
         }
     }
 }
@@ -88,9 +88,34 @@ fn send(endpoint: &mut Endpoint, out: Option<(PeerId, LaneTx)>, queue: &mut VecD
     }
 }
 
-fn hop(payload: Option<usize>, size: usize, duration: Duration) {
+/// What was measured at the hop.
+pub struct Measured {
+    /// Nanoseconds of processor per message.
+    pub message_ns: f64,
+    /// The same per packet, half of those received and sent.
+    packet_ns: f64,
+    packets_per_send: f64,
+    copied_percent: f64,
+}
+
+fn print(payload: Option<usize>, size: usize, measured: &Measured) {
+    println!(
+        "{:>6}  {size:>7}  {:>15.0}  {:>10.2}  {:>10.0}  {:>16.0}  {:>12.1}  {:>8.3}",
+        payload.map_or("pmtud".to_owned(), |p| p.to_string()),
+        1e9 / measured.message_ns,
+        size as f64 * 8.0 / measured.message_ns,
+        measured.message_ns,
+        measured.packet_ns,
+        measured.packets_per_send,
+        measured.copied_percent,
+    );
+}
+
+pub fn hop(io: Io, payload: Option<usize>, size: usize, duration: Duration) -> Measured {
     let ca = Ca::new("bench root");
-    let endpoint = Endpoint::bind(config(&ca, "router/hop", payload)).expect("bind");
+    let mut own = config(&ca, "router/hop", payload);
+    own.io = io;
+    let endpoint = Endpoint::bind(own).expect("bind");
     let address = endpoint.local_addr();
     let mut hop = Hop {
         endpoint,
@@ -170,19 +195,16 @@ fn hop(payload: Option<usize>, size: usize, duration: Duration) {
     let after = hop.endpoint.counters();
     let packets = (after.packets_sent - before.packets_sent + after.packets_received
         - before.packets_received) as f64;
-    println!(
-        "{:>6}  {size:>7}  {:>15.0}  {:>10.2}  {:>10.0}  {:>16.0}  {:>12.1}  {:>8.3}",
-        payload.map_or("pmtud".to_owned(), |p| p.to_string()),
-        messages * 1e9 / cpu,
-        messages * size as f64 * 8.0 / cpu,
-        cpu / messages,
-        cpu / packets * 2.0,
-        (after.packets_sent - before.packets_sent) as f64
+    let measured = Measured {
+        message_ns: cpu / messages,
+        packet_ns: cpu / packets * 2.0,
+        packets_per_send: (after.packets_sent - before.packets_sent) as f64
             / (after.send_calls - before.send_calls).max(1) as f64,
-        (after.copied_bytes - before.copied_bytes) as f64 * 100.0
+        copied_percent: (after.copied_bytes - before.copied_bytes) as f64 * 100.0
             / (after.lane_bytes_received - before.lane_bytes_received).max(1) as f64,
-    );
+    };
     stop.store(true, Ordering::Relaxed);
     sender.join().expect("the sender ends");
     receiver.join().expect("the receiver ends");
+    measured
 }

@@ -1,12 +1,13 @@
 //! What this crate costs alone, on loopback: a hop, a handshake, a connection that says nothing.
 //!
-//! `cargo bench -p caplane-transport [-- [SECONDS] [hop] [handshakes] [idle]]` runs the parts named, or all, the hop SECONDS
-//! (default 2) per row. Processor time is the measured thread's own (`/proc/thread-self/schedstat`), so that neither the number of
+//! `cargo bench -p caplane-transport [-- [SECONDS] [hop] [drivers] [handshakes] [idle]]` runs the parts named, or all, the hop
+//! SECONDS (default 2; drivers 1) per row. Processor time is the measured thread's own (`/proc/thread-self/schedstat`), so that neither the number of
 //! cores nor the other threads matter much.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+mod drivers;
 mod handshakes;
 mod hop;
 mod idle;
@@ -24,11 +25,14 @@ fn main() {
         return idle::dial(address, count);
     }
     let seconds = arguments.iter().find_map(|argument| argument.parse().ok());
-    let parts = ["hop", "handshakes", "idle"];
+    let parts = ["hop", "drivers", "handshakes", "idle"];
     let all = !arguments.iter().any(|a| parts.contains(&a.as_str()));
     let wanted = |part: &str| all || arguments.iter().any(|argument| argument == part);
     if wanted("hop") {
         hop::lanes(Duration::from_secs_f64(seconds.unwrap_or(2.0)));
+    }
+    if wanted("drivers") {
+        drivers::compare(Duration::from_secs_f64(seconds.unwrap_or(1.0)));
     }
     if wanted("handshakes") {
         handshakes::all();

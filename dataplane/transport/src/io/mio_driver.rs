@@ -9,7 +9,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 
 use super::udp::UdpSocket;
-use super::{Batch, Driver, Port, Ports, Sent, Waker, Way};
+use super::{Batch, Driver, Port, Ports, Sent, Wake, Waker, Way};
 
 const LISTENING: Token = Token(0);
 const DIALLING: Token = Token(1);
@@ -58,7 +58,7 @@ impl MioDriver {
         let watch = |socket, token| Watched::new(socket, token, registry);
         let listening = watch(ports.listening, LISTENING)?;
         let dialling = ports.dialling.map(|s| watch(s, DIALLING)).transpose()?;
-        let waker = Waker(Arc::new(mio::Waker::new(registry, WAKER)?));
+        let waker = Waker(Wake::Poll(Arc::new(mio::Waker::new(registry, WAKER)?)));
         Ok(Self {
             poll,
             events: Events::with_capacity(8),

@@ -3,18 +3,25 @@
 //! Everything above sees [`Driver`] and nothing of the system below it. Refuses to know QUIC. The only folder of the
 //! workspace with `unsafe`.
 
+mod buffers;
 mod control;
 mod mio_driver;
 mod sockopt;
 mod steer;
 mod udp;
+mod uring_driver;
 
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use mio_driver::MioDriver;
+use crate::config::Io;
+
+use mio_driver::MioDriver;
+use uring_driver::UringDriver;
+
 pub(crate) use steer::{Ports, STEERING_LONG, STEERING_SHORT, bind_group};
 pub(crate) use udp::route_mtu;
 
@@ -118,15 +125,35 @@ pub(crate) trait Driver: Send {
     fn trains(&self) -> bool;
 }
 
+/// A driver for these sockets. `Auto` is epoll: io_uring measured even under load and dearer for single requests (bench
+/// `transport drivers`). Whether the system allows io_uring is found out by trying it on a socket of its own.
+pub(crate) fn drive(ports: Ports, io: Io) -> io::Result<Box<dyn Driver>> {
+    if io == Io::Uring {
+        match uring_driver::probe() {
+            Ok(()) => return Ok(Box::new(UringDriver::new(ports)?)),
+            Err(error) => {
+                tracing::warn!(event = "uring_refused", %error, "the system refuses io_uring: going on with epoll");
+            }
+        }
+    }
+    Ok(Box::new(MioDriver::new(ports)?))
+}
+
 /// Wakes the endpoint's `wait` from another thread. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Waker(Arc<mio::Waker>);
+pub struct Waker(Wake);
+
+#[derive(Clone, Debug)]
+enum Wake {
+    Poll(Arc<mio::Waker>),
+    Event(Arc<File>),
+}
 
 impl Waker {
     #[cfg(test)]
     pub(crate) fn for_test(poll: &mio::Poll) -> Self {
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).expect("a waker");
-        Self(Arc::new(waker))
+        Self(Wake::Poll(Arc::new(waker)))
     }
 
     /// Makes the endpoint's current or next `wait` return at once.
@@ -134,6 +161,9 @@ impl Waker {
     /// # Errors
     /// When the system refuses the wake-up; the endpoint then wakes at its next timer.
     pub fn wake(&self) -> io::Result<()> {
-        self.0.wake()
+        match &self.0 {
+            Wake::Poll(waker) => waker.wake(),
+            Wake::Event(event) => uring_driver::wake(event),
+        }
     }
 }

@@ -80,6 +80,23 @@ impl UdpSocket {
         })
     }
 
+    /// A socket on loopback, for a trial.
+    pub(super) fn plain() -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::IPV4,
+            Type::DGRAM.nonblocking().cloexec(),
+            Some(Protocol::UDP),
+        )?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        Ok(Self {
+            socket,
+            buffer: Box::default(),
+            control: Control::new(),
+            gso: false,
+            v6: false,
+        })
+    }
+
     /// Lets further sockets of this user share this one's port from now on.
     pub(super) fn share_port(&self) -> io::Result<()> {
         self.socket.set_reuse_port(true)
