@@ -88,6 +88,8 @@ pub struct QuicConfig {
 /// How the sockets and threads use the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IoConfig {
+    /// How sockets are read.
+    pub driver: caplane_transport::Io,
     /// Network device to send and receive by (a VRF's, say); `None` = any.
     pub interface: Option<String>,
     /// Differentiated services codepoint of packets to instances, 0..=63 (RFC 2474).

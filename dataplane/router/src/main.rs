@@ -35,6 +35,7 @@ const EXAMPLE: &str = r#"A small router.toml:
   trust = [{ domain = "caplane.local", roots = "ca.pem" }]
 
   [io]                                 # every line may be left out
+  driver = "auto"                      # or "mio" (epoll), or "uring"
   interface = "vrf-blue"               # send and receive by this device only
   agent_dscp = 0                       # codepoint of packets to agents,
   link_dscp = 46                       # and to neighbour routers

@@ -377,6 +377,7 @@ fn endpoint_config(config: &RouterConfig, credentials: Credentials) -> EndpointC
     let queue_slabs = config.limits.queue_total_bytes_max / ForwarderConfig::default().slab_bytes;
     endpoint.slabs_max = (2 * queue_slabs).max(64);
     endpoint.control_message_max = CONTROL_BYTES_MAX;
+    endpoint.io = config.io.driver;
     endpoint.interface.clone_from(&config.io.interface);
     endpoint.dscp = config.io.agent_dscp;
     endpoint.busy_poll = config.io.busy_poll;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use caplane_core::fib::Rate;
+use caplane_transport::Io;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -82,6 +83,7 @@ struct RawQuic {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct RawIo {
+    driver: Option<Spanned<String>>,
     interface: Option<Spanned<String>>,
     agent_dscp: Option<Spanned<u64>>,
     link_dscp: Option<Spanned<u64>>,
@@ -380,6 +382,19 @@ fn io(raw: &RawIo) -> Result<IoConfig, Fault> {
         }
         name => name.as_ref().map(|name| name.get_ref().clone()),
     };
+    let driver = match raw
+        .driver
+        .as_ref()
+        .map(|name| (name, name.get_ref().as_str()))
+    {
+        None | Some((_, "auto")) => Io::Auto,
+        Some((_, "mio")) => Io::Mio,
+        Some((_, "uring")) => Io::Uring,
+        Some((name, other)) => {
+            let told = format!("driver \"{other}\" is none of \"auto\", \"mio\", \"uring\"");
+            return Err(fault(name, told));
+        }
+    };
     let busy_poll = raw.busy_poll_us.as_ref();
     let busy_poll_us = size(
         busy_poll,
@@ -388,6 +403,7 @@ fn io(raw: &RawIo) -> Result<IoConfig, Fault> {
         0..=10_000,
     )?;
     Ok(IoConfig {
+        driver,
         interface,
         agent_dscp: dscp(&raw.agent_dscp, "agent_dscp")?,
         link_dscp: dscp(&raw.link_dscp, "link_dscp")?,

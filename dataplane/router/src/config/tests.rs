@@ -194,7 +194,7 @@ fn sockets_and_threads_are_told_how_to_use_the_machine() {
     let io = parse(LEAST).unwrap().io;
     assert_eq!((io.agent_dscp, io.link_dscp, io.pin_workers), (0, 0, false));
     let told = format!(
-        "{LEAST}\n[io]\ninterface = \"vrf-blue\"\nagent_dscp = 10\nlink_dscp = 46\nbusy_poll_us = 50\npin_workers = true\n"
+        "{LEAST}\n[io]\ndriver = \"uring\"\ninterface = \"vrf-blue\"\nagent_dscp = 10\nlink_dscp = 46\nbusy_poll_us = 50\npin_workers = true\n"
     );
     let io = parse(&told).unwrap().io;
     assert_eq!(io.interface.as_deref(), Some("vrf-blue"));
@@ -202,6 +202,7 @@ fn sockets_and_threads_are_told_how_to_use_the_machine() {
         (io.agent_dscp, io.link_dscp, io.pin_workers),
         (10, 46, true)
     );
+    assert_eq!(io.driver, caplane_transport::Io::Uring);
     assert_eq!(io.busy_poll, Duration::from_micros(50));
     for (wrong, named) in [
         ("agent_dscp = 64", "agent_dscp"),
@@ -209,6 +210,7 @@ fn sockets_and_threads_are_told_how_to_use_the_machine() {
         ("busy_poll_us = 1000000", "busy_poll_us"),
         ("interface = \"a-name-of-16-bytes\"", "interface"),
         ("interface = \"\"", "interface"),
+        ("driver = \"dpdk\"", "dpdk"),
     ] {
         let (line, _, message) = fault(&format!("{LEAST}\n[io]\n{wrong}\n"));
         assert!(line > 10 && message.contains(named), "{message}");
