@@ -6,7 +6,11 @@
 
 pub mod bars;
 pub mod ceiling;
+pub mod churn;
+pub mod compare;
 pub mod impair;
 pub mod load;
+pub mod page;
 pub mod rig;
+pub mod search;
 pub mod stub_controller;

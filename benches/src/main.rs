@@ -17,6 +17,12 @@ struct Arguments {
 enum Command {
     /// Send messages through a router and measure what becomes of them.
     Run(Box<cli::run::Arguments>),
+    /// Search the highest load without loss, and with little.
+    Search(Box<cli::search::Arguments>),
+    /// Make an HTML page of results.
+    Report(cli::results::ReportArguments),
+    /// Compare two results.
+    Compare(cli::results::CompareArguments),
     /// Measure what a message costs a router: the table of the README.
     Figures(cli::figures::Arguments),
     /// Measure what a message must cost on this machine, whoever forwards it.
@@ -38,7 +44,10 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let done = match Arguments::parse().command {
-        Command::Run(arguments) => cli::run::run(*arguments),
+        Command::Run(arguments) => cli::run::run(&arguments),
+        Command::Search(arguments) => cli::search::run(&arguments),
+        Command::Report(arguments) => cli::results::report(&arguments),
+        Command::Compare(arguments) => cli::results::compare(&arguments),
         Command::Figures(arguments) => cli::figures::run(arguments),
         Command::Ceiling(arguments) => cli::ceiling::run(&arguments),
         Command::Bars(arguments) => cli::bars::run(&arguments),

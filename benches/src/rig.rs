@@ -11,7 +11,8 @@ use caplane::fabric::{Binaries, FabricError, Metrics};
 use caplane::pki::{self, Authority, Issued, Overwrite, PkiError, Request, Role};
 use caplane_proto::v1::resource::Resource as Kind;
 use caplane_proto::v1::{
-    Allow, ClassKey, ClassRoute, Egress, Identity, Membership, Neighbour, PolicyGroup, TransitRoute,
+    Allow, ClassKey, ClassRoute, Egress, GroupRoute, Identity, Membership, Neighbour, PolicyGroup,
+    TransitRoute,
 };
 use caplane_transport::{Credentials, CredentialsError, TrustBundle};
 use caplane_wire::Label;
@@ -177,6 +178,51 @@ impl Rig {
             watch: ProcessWatch::new(self.members.iter().map(|m| m.process.id()).collect()),
             approach: Approach::Attach,
         })
+    }
+
+    /// Gives the first `entries` class routes of every router another weight and waits until that is live everywhere: the
+    /// time from the edit to the last report, and the longest that a router reports for its own part.
+    ///
+    /// # Errors
+    /// When a router refuses or does not answer in time.
+    pub fn rewrite_classes(
+        &self,
+        entries: usize,
+        round: u32,
+    ) -> Result<(Duration, Duration), RigError> {
+        let last = router_label(self.members.len() - 1);
+        let egress = vec![Egress {
+            router: last,
+            weight: 1 + round % 2,
+        }];
+        let begun = Instant::now();
+        let generations: Vec<u64> = self
+            .members
+            .iter()
+            .map(|member| {
+                self.controller.edit_table(&member.name, |table| {
+                    for class in self.plan.classes.iter().take(entries) {
+                        table.put(Kind::Class(ClassRoute {
+                            key: Some(ClassKey {
+                                tenant: self.plan.tenant,
+                                label: class.bits(),
+                            }),
+                            own: egress.clone(),
+                            subtree: egress.clone(),
+                        }));
+                    }
+                })
+            })
+            .collect();
+        let mut own = Duration::ZERO;
+        for (member, generation) in self.members.iter().zip(generations) {
+            let live = self
+                .controller
+                .wait_live(&member.name, generation, START_PATIENCE);
+            let (_, took_us) = self.runtime.block_on(live)?.live.unwrap_or_default();
+            own = own.max(Duration::from_micros(took_us));
+        }
+        Ok((begun.elapsed(), own))
     }
 
     /// Identities for the self-test: the sender's, and one that may act as a server.
@@ -361,7 +407,7 @@ impl Rig {
             rate: None,
             class_rates: Vec::new(),
         }));
-        table.put(self.identity(&self.sender.uri, SENDER_AGENT, Vec::new()));
+        table.put(self.identity(&self.sender.uri, SENDER_AGENT, Vec::new(), Vec::new()));
         for (r, issued) in self.receivers.iter().enumerate() {
             let classes = (0..plan.classes.len())
                 .filter(|k| serves(r, plan.receivers, *k, plan.classes.len()))
@@ -371,7 +417,25 @@ impl Rig {
                     weight: 1,
                 })
                 .collect();
-            table.put(self.identity(&issued.uri, FIRST_RECEIVER_AGENT + r as u32, classes));
+            let groups = if plan.fan_out {
+                bits(&plan.classes)
+            } else {
+                Vec::new()
+            };
+            let classes = if plan.fan_out { Vec::new() } else { classes };
+            let agent = FIRST_RECEIVER_AGENT + r as u32;
+            table.put(self.identity(&issued.uri, agent, classes, groups));
+        }
+        if plan.fan_out {
+            for label in bits(&plan.classes) {
+                table.put(Kind::Group(GroupRoute {
+                    label,
+                    tenant: plan.tenant,
+                    routers: vec![router_label(routers - 1)],
+                }));
+            }
+            self.put_topology(&mut table, n, routers);
+            return table;
         }
         for (k, class) in plan.classes.iter().enumerate() {
             let members =
@@ -393,14 +457,14 @@ impl Rig {
         table
     }
 
-    fn identity(&self, uri: &str, agent: u32, classes: Vec<Membership>) -> Kind {
+    fn identity(&self, uri: &str, agent: u32, classes: Vec<Membership>, groups: Vec<u32>) -> Kind {
         Kind::Identity(Identity {
             uri: uri.to_owned(),
             agent: agent_label(agent),
             tenant: self.plan.tenant,
             policy: POLICY,
             classes,
-            groups: Vec::new(),
+            groups,
         })
     }
 
@@ -444,6 +508,10 @@ impl Drop for Rig {
             let _ = member.process.wait();
         }
     }
+}
+
+fn bits(labels: &[Label]) -> Vec<u32> {
+    labels.iter().map(|label| label.bits()).collect()
 }
 
 fn router_name(n: usize) -> String {

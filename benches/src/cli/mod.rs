@@ -4,4 +4,6 @@ pub mod bars;
 pub mod ceiling;
 pub mod figures;
 pub mod impair;
+pub mod results;
 pub mod run;
+pub mod search;

@@ -1,14 +1,15 @@
 //! `caplane-load run`: one measurement.
 
 use anyhow::{Context, bail};
+use caplane_load::churn::{self, Churn};
 use caplane_load::load::{
-    self, Approach, Carrier, Plan, ProcessWatch, Rate, Report, Target, Verdict,
+    self, Approach, Assertion, Carrier, Display, Observer, Plan, ProcessWatch, Rate, Report,
+    Target, Verdict,
 };
 use caplane_load::rig::Rig;
 use caplane_transport::{Credentials, TrustBundle};
 use caplane_wire::{CongestionAction, Label, TrafficClass};
 use clap::ValueEnum;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,13 +21,15 @@ const EXIT_SATURATED: u8 = 3;
 const EXIT_HELD_BACK: u8 = 4;
 /// Corrupted or misrouted messages, or none at all.
 const EXIT_FAULTY: u8 = 5;
+/// An assertion does not hold.
+const EXIT_ASSERTION: u8 = 7;
 /// How long the generator is measured against itself.
 const SELF_TEST: Duration = Duration::from_secs(1);
 
 /// Without --router it starts routers of its own, with tables of --classes labels.
 ///
 /// Exit code: 0 valid, 1 an error, 3 generator saturated (result invalid), 4 the router took less than was offered,
-/// 5 corrupted or misrouted messages, or none received.
+/// 5 corrupted or misrouted messages, or none received, 7 an assertion does not hold.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -39,14 +42,46 @@ pub struct Arguments {
     /// Leave the self-test out.
     #[arg(long)]
     no_self_test: bool,
-    /// One JSON object on the standard output instead of text.
+    #[command(flatten)]
+    churn: ChurnArguments,
+    /// A condition on the result ("p99<2ms", "loss<=0.1%", "received>=9900", "cpu<1500ns"); may be repeated.
+    #[arg(long, value_name = "CONDITION")]
+    assert: Vec<Assertion>,
+    /// Write all latencies there, in HdrHistogram's log format.
+    #[arg(long, value_name = "FILE")]
+    hlog: Option<PathBuf>,
+    /// One JSON object on the standard output instead of text; its schema: benches/schema/run.json.
     #[arg(long)]
     json: bool,
 }
 
+/// What changes meanwhile.
+#[derive(clap::Args, Clone)]
+struct ChurnArguments {
+    /// Instances that attach and leave, a second.
+    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    churn: f64,
+    /// Class entries rewritten in every change of the tables.
+    #[arg(long, value_name = "ENTRIES", default_value_t = 0)]
+    table_churn: usize,
+    /// Seconds between changes of the tables.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    table_every: f64,
+}
+
+impl ChurnArguments {
+    fn churn(&self) -> Churn {
+        Churn {
+            connections_per_s: self.churn,
+            table_entries: self.table_churn,
+            table_every: Duration::from_secs_f64(self.table_every.clamp(0.001, 86_400.0)),
+        }
+    }
+}
+
 /// What is sent.
 #[derive(clap::Args, Clone)]
-struct LoadArguments {
+pub(super) struct LoadArguments {
     /// Sending connections.
     #[arg(long, default_value_t = 1)]
     senders: usize,
@@ -62,9 +97,12 @@ struct LoadArguments {
     /// What carries the messages.
     #[arg(long, value_enum, default_value_t = CarrierName::Lane)]
     carrier: CarrierName,
-    /// Payload bytes; the header's 48 come on top. From 24 on, latency and corruption are measured.
-    #[arg(long, default_value_t = 64)]
-    size: usize,
+    /// Payload bytes, or several with weights ("64:7,570:4,1400:1"); the header's 48 come on top. From 24 on, latency and corruption are measured.
+    #[arg(long, default_value = "64", value_parser = parse_sizes)]
+    size: Sizes,
+    /// The destinations are groups: every message goes to every receiver.
+    #[arg(long)]
+    fan_out: bool,
     /// Messages a second of all senders together, or "max": closed by flow control, without corrected latency.
     #[arg(long, default_value = "10000", value_parser = parse_rate)]
     rate: Rate,
@@ -93,10 +131,10 @@ struct LoadArguments {
 
 /// A router that runs already.
 #[derive(clap::Args, Clone)]
-struct ExternalArguments {
+pub(super) struct ExternalArguments {
     /// Router the senders attach to.
     #[arg(long, value_name = "ADDRESS", requires_all = ["roots", "sender_chain", "sender_key", "receiver_chain", "receiver_key", "class"])]
-    router: Option<SocketAddr>,
+    pub(super) router: Option<SocketAddr>,
     /// Router the receivers attach to; default: the same.
     #[arg(long, value_name = "ADDRESS", requires = "router")]
     egress: Option<SocketAddr>,
@@ -142,6 +180,22 @@ enum ActionName {
     Block,
 }
 
+/// Payload sizes and their weights.
+#[derive(Clone, Debug)]
+struct Sizes(Vec<(usize, u32)>);
+
+fn parse_sizes(text: &str) -> Result<Sizes, String> {
+    let one = |part: &str| {
+        let (size, weight) = part.split_once(':').unwrap_or((part, "1"));
+        Some((size.trim().parse().ok()?, weight.trim().parse().ok()?))
+    };
+    let sizes: Option<Vec<(usize, u32)>> = text.split(',').map(one).collect();
+    match sizes {
+        Some(sizes) if !sizes.is_empty() => Ok(Sizes(sizes)),
+        _ => Err("give bytes, or SIZE:WEIGHT,SIZE:WEIGHT,...".to_owned()),
+    }
+}
+
 fn parse_rate(text: &str) -> Result<Rate, String> {
     match text.parse::<f64>() {
         _ if text == "max" => Ok(Rate::Max),
@@ -151,7 +205,7 @@ fn parse_rate(text: &str) -> Result<Rate, String> {
 }
 
 impl LoadArguments {
-    fn plan(&self) -> Plan {
+    pub(super) fn plan(&self) -> Plan {
         let block = match self.action {
             Some(ActionName::Block) => true,
             Some(ActionName::Drop) => false,
@@ -162,7 +216,19 @@ impl LoadArguments {
         } else {
             CongestionAction::Drop
         };
+        let labels = if self.fan_out {
+            load::group_labels(self.classes)
+        } else {
+            load::class_labels(self.classes)
+        };
+        let mix = match self.size.0.as_slice() {
+            [_] => Vec::new(),
+            sizes => sizes.to_vec(),
+        };
         Plan {
+            classes: labels,
+            fan_out: self.fan_out,
+            mix,
             senders: self.senders,
             receivers: self.receivers,
             flows: self.flows,
@@ -171,7 +237,7 @@ impl LoadArguments {
                 CarrierName::Bulk => Carrier::Bulk,
                 CarrierName::Datagram => Carrier::Datagram,
             },
-            payload: self.size,
+            payload: self.size.0.first().map_or(0, |(size, _)| *size),
             rate: self.rate,
             class: TrafficClass::new(self.priority, action),
             lanes: self.lanes,
@@ -185,7 +251,13 @@ impl LoadArguments {
 }
 
 impl ExternalArguments {
-    fn target(&self, router: SocketAddr) -> anyhow::Result<Target> {
+    /// Classes and tenant of that router instead of our own.
+    pub(super) fn apply(&self, plan: &mut Plan) {
+        plan.classes.clone_from(&self.class);
+        plan.tenant = self.tenant;
+    }
+
+    pub(super) fn target(&self, router: SocketAddr) -> anyhow::Result<Target> {
         let mut trust = TrustBundle::new();
         let roots = self
             .roots
@@ -217,36 +289,53 @@ impl ExternalArguments {
 }
 
 /// Runs and prints.
-pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let report = measure(arguments)?;
+    let code = print(&report, arguments.json);
+    if let Some(path) = &arguments.hlog {
+        let mut file = std::fs::File::create(path).with_context(|| path.display().to_string())?;
+        let measured = Duration::from_secs_f64(report.measured_s);
+        report.histograms.write_hlog(&mut file, measured)?;
+    }
+    let mut held = true;
+    for assertion in &arguments.assert {
+        eprintln!("caplane-load: {}", assertion.verdict(&report));
+        held &= assertion.holds(&report);
+    }
+    Ok(if code != ExitCode::SUCCESS || held {
+        code
+    } else {
+        ExitCode::from(EXIT_ASSERTION)
+    })
+}
+
+fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
     let mut plan = arguments.load.plan();
-    let mut tell = |line: &str| {
-        if !arguments.json || std::io::stderr().is_terminal() {
-            eprintln!("caplane-load: {line}");
+    let mut display = Display::new(arguments.json);
+    if let Some(router) = arguments.external.router {
+        arguments.external.apply(&mut plan);
+        let target = arguments.external.target(router)?;
+        if arguments.churn.table_churn > 0 || arguments.churn.churn > 0.0 {
+            bail!("--churn and --table-churn need routers of our own: leave --router out");
         }
-    };
-    let report = match arguments.external.router {
-        Some(router) => {
-            plan.classes.clone_from(&arguments.external.class);
-            plan.tenant = arguments.external.tenant;
-            load::run(&plan, &arguments.external.target(router)?, &mut tell)?
+        return Ok(load::observed(&plan, &target, &mut display)?);
+    }
+    plan.check()?;
+    display.note(&format!(
+        "starting {} router(s) with {} labels",
+        arguments.routers,
+        plan.classes.len()
+    ));
+    let rig = Rig::start(&plan, arguments.routers.into())?;
+    // Without a router nobody makes copies for a group.
+    if !arguments.no_self_test && !plan.fan_out {
+        let mut tell = |line: &str| display.note(line);
+        if let Some(report) = self_test(&plan, &rig, &mut tell)? {
+            return Ok(report);
         }
-        None => {
-            plan.check()?;
-            tell(&format!(
-                "starting {} router(s) with {} labels",
-                arguments.routers,
-                plan.classes.len()
-            ));
-            let rig = Rig::start(&plan, arguments.routers.into())?;
-            if !arguments.no_self_test
-                && let Some(report) = self_test(&plan, &rig, &mut tell)?
-            {
-                return Ok(print(&report, arguments.json));
-            }
-            load::run(&plan, &rig.target()?, &mut tell)?
-        }
-    };
-    Ok(print(&report, arguments.json))
+    }
+    let churn = arguments.churn.churn();
+    Ok(churn::observed(&plan, &rig, &churn, &mut display)?)
 }
 
 /// The generator alone, for a moment; its report when it cannot keep up with itself.

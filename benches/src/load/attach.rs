@@ -143,6 +143,15 @@ impl Seat {
         })
     }
 
+    /// Says goodbye and waits until that has left.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn leave(mut self) -> std::io::Result<()> {
+        self.endpoint.close(self.peer, 0, "leaving");
+        self.endpoint.flush(Instant::now())
+    }
+
     /// Keeps the connection alive until the run begins; false when it was called off.
     ///
     /// # Errors

@@ -125,6 +125,9 @@ pub(super) struct Flow {
 /// Writes messages into batches and takes batches back once the transport has let go of them.
 pub struct MessageWriter {
     layout: Layout,
+    /// Sizes of successive messages, when they differ; bodies are then copied in for each.
+    sizes: Option<Vec<usize>>,
+    next_size: usize,
     pattern: Pattern,
     in_flight: VecDeque<Bytes>,
     made: usize,
@@ -136,10 +139,20 @@ impl MessageWriter {
     pub fn new(layout: Layout) -> MessageWriter {
         MessageWriter {
             layout,
+            sizes: None,
+            next_size: 0,
             pattern: Pattern::new(layout.payload),
             in_flight: VecDeque::new(),
             made: 0,
             made_max: (BATCHES_BYTES_MAX / (layout.message_len() * layout.per_batch)).max(4),
+        }
+    }
+
+    /// A writer for messages of several sizes, which take turns; `layout` is that of the largest.
+    pub fn mixed(layout: Layout, sizes: Vec<usize>) -> MessageWriter {
+        MessageWriter {
+            sizes: Some(sizes).filter(|sizes| !sizes.is_empty()),
+            ..MessageWriter::new(layout)
         }
     }
 
@@ -153,30 +166,61 @@ impl MessageWriter {
         now_ns: u64,
     ) -> Option<(Bytes, usize)> {
         let mut batch = self.take()?;
-        let len = self.layout.message_len();
-        let mut written = 0;
+        let (mut at, mut written) = (0, 0);
         let last = flows.len() - 1;
-        for (slot, due_ns) in batch.chunks_exact_mut(len).zip(due) {
+        for due_ns in due {
+            let len = HEADER_LEN + self.payload();
+            let Some(slot) = batch.get_mut(at..at + len) else {
+                break;
+            };
             let flow = &mut flows[*cursor];
             *cursor = if *cursor == last { 0 } else { *cursor + 1 };
+            let body = (written % PATTERN_STEPS) as u16;
             let (header, payload) = slot.split_at_mut(HEADER_LEN);
-            header.copy_from_slice(&flow.header);
-            Header::new_unchecked(&mut *header).set_sequence(flow.sequence);
-            flow.sequence = flow.sequence.wrapping_add(1);
+            self.emit(flow, header, payload, body);
             if payload.len() >= STAMP_LEN {
                 let stamp = Stamp {
                     due_ns,
                     sent_ns: now_ns,
-                    body: (written % PATTERN_STEPS) as u16,
+                    body,
                 };
                 stamp.emit(header, payload);
             }
+            at += len;
             written += 1;
+            self.next_size += 1;
+            // Several sizes: only what is handed over one by one is counted, the rest fills the batch.
+            if written == self.layout.per_batch && (self.sizes.is_none() || written == 1) {
+                break;
+            }
         }
         let whole = batch.freeze();
-        let used = whole.slice(..written * len);
+        let used = whole.slice(..at);
         self.in_flight.push_back(whole);
         Some((used, written))
+    }
+
+    /// Payload bytes of the next message.
+    fn payload(&self) -> usize {
+        match &self.sizes {
+            Some(sizes) => sizes[self.next_size % sizes.len()],
+            None => self.layout.payload,
+        }
+    }
+
+    /// Header and, where sizes differ, body: a batch of one size has its bodies already.
+    fn emit(&self, flow: &mut Flow, header: &mut [u8], payload: &mut [u8], body: u16) {
+        header.copy_from_slice(&flow.header);
+        let mut view = Header::new_unchecked(header);
+        view.set_sequence(flow.sequence);
+        flow.sequence = flow.sequence.wrapping_add(1);
+        if self.sizes.is_some() {
+            view.set_payload_len(payload.len() as u32);
+            let behind = &mut payload[STAMP_LEN..];
+            if let Some(bytes) = self.pattern.body(body, behind.len()) {
+                behind.copy_from_slice(bytes);
+            }
+        }
     }
 
     /// A batch nobody else holds: the oldest one if it has come back, else a new one.
@@ -264,6 +308,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn messages_of_several_sizes_take_turns_over_batches() {
+        let sizes = [64, 1_000, 24];
+        let mut writer = MessageWriter::mixed(Layout::new(1_000), sizes.to_vec());
+        let pattern = Pattern::new(1_000);
+        let mut flows = flows(2, 0);
+        let mut cursor = 0;
+        let mut seen = Vec::new();
+        while seen.len() < 300 {
+            let due = (0..).map(|n| n + 10);
+            let (bytes, written) = writer
+                .write(&mut flows, &mut cursor, due.take(200), 50)
+                .expect("a batch");
+            let mut at = 0;
+            for _ in 0..written {
+                let len = Header::new_unchecked(&bytes[at..]).total_len();
+                assert!(Stamp::verify(&bytes[at..at + len], &pattern).is_some());
+                seen.push(len - HEADER_LEN);
+                at += len;
+            }
+            assert_eq!(at, bytes.len());
+        }
+        assert!(seen.chunks_exact(3).all(|three| three == sizes), "{seen:?}");
     }
 
     #[test]

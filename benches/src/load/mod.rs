@@ -8,24 +8,31 @@
 //! misrouting by a stamp in the payload, and the CPU time of the router's
 //! processes. It refuses to know what a router does inside.
 
+mod assertion;
 mod attach;
+mod export;
 mod flow;
 mod message;
+mod observe;
 mod pace;
 mod plan;
 mod process;
 mod receiver;
 mod report;
+mod report_text;
 mod run;
 mod sender;
 mod window;
 
+pub use assertion::{Assertion, AssertionError};
 pub use attach::{AttachError, Seat};
+pub use export::Histograms;
 pub use flow::{Arrival, FlowLedger};
 pub use message::{Layout, MessageWriter, Pattern, STAMP_LEN, Stamp};
-pub use plan::{Carrier, Plan, PlanError, Rate, class_labels};
+pub use observe::{Display, Lines, Moment, Observer, Phase};
+pub use plan::{Carrier, Plan, PlanError, Rate, class_labels, group_labels};
 pub use process::{Machine, ProcessSample, ProcessWatch};
 pub use receiver::{ReceiverTotals, serves};
-pub use report::{Distribution, Report, Verdict};
-pub use run::{Approach, RunError, Target, run, self_test};
+pub use report::{ConnectionChurn, Cpu, Distribution, Report, Span, TableChurn, Verdict};
+pub use run::{Approach, RunError, Target, observed, run, self_test};
 pub use sender::SenderTotals;

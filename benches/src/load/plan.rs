@@ -1,5 +1,6 @@
 //! What is to be sent, checked before anything starts.
 
+use super::message::STAMP_LEN;
 use caplane_wire::{CongestionAction, HEADER_LEN, LANE_MESSAGE_MAX, Label, TrafficClass};
 use serde::Serialize;
 use std::time::Duration;
@@ -43,6 +44,10 @@ pub struct Plan {
     pub carrier: Carrier,
     /// Payload bytes of a message; the header's 48 come on top.
     pub payload: usize,
+    /// Several payload sizes and their weights instead; empty: all messages are of `payload` bytes.
+    pub mix: Vec<(usize, u32)>,
+    /// The labels are groups that every receiver belongs to: each message is to reach all of them.
+    pub fan_out: bool,
     /// How fast.
     pub rate: Rate,
     /// Priority and what happens at a full queue.
@@ -75,6 +80,8 @@ pub struct PlanError {
 
 /// The instance number in a label has six bits, and one identity serves all senders.
 const THREADS_MAX: usize = 63;
+/// A sequence of sizes stays small: a thousand messages repeat.
+const WEIGHT_MAX: usize = 1_000;
 /// A flow's state is about 80 bytes on either side.
 const FLOWS_MAX: usize = 10_000_000;
 /// The bulk limit of the wire format unless configured otherwise.
@@ -91,6 +98,8 @@ impl Plan {
             flows: labels,
             carrier: Carrier::Lane,
             payload: 64,
+            mix: Vec::new(),
+            fan_out: false,
             rate: Rate::PerSecond(10_000.0),
             class: TrafficClass::new(0, CongestionAction::Drop),
             lanes: 1,
@@ -118,7 +127,14 @@ impl Plan {
         within("lanes", self.lanes, 1, 8)?;
         within("flows", self.flows, self.senders * self.lanes, FLOWS_MAX)?;
         within("classes", self.classes.len(), 1, CLASSES_MAX)?;
-        within("payload bytes", self.payload, 0, payload_max)?;
+        for payload in self.sizes() {
+            within("payload bytes", payload, 0, payload_max)?;
+        }
+        for (payload, weight) in &self.mix {
+            within("weight of a size", *weight as usize, 1, WEIGHT_MAX)?;
+            // Sizes of a mix are told apart by what is in the payload.
+            within("payload bytes of a mix", *payload, STAMP_LEN, payload_max)?;
+        }
         within("largest UDP payload", self.udp_payload_max, 1_200, 16_383)?;
         if let Rate::PerSecond(rate) = self.rate
             && !(0.1..=1e9).contains(&rate)
@@ -132,9 +148,41 @@ impl Plan {
         Ok(())
     }
 
-    /// Bytes of a message on the wire of QUIC streams.
-    pub fn message_len(&self) -> usize {
-        HEADER_LEN + self.payload
+    /// All payload sizes.
+    pub fn sizes(&self) -> Vec<usize> {
+        if self.mix.is_empty() {
+            vec![self.payload]
+        } else {
+            self.mix.iter().map(|(payload, _)| *payload).collect()
+        }
+    }
+
+    /// Sizes of successive messages: each as often as its weight says, spread evenly; repeated from the start.
+    pub fn size_sequence(&self) -> Vec<usize> {
+        if self.mix.is_empty() {
+            return vec![self.payload];
+        }
+        let whole: i64 = self.mix.iter().map(|(_, weight)| i64::from(*weight)).sum();
+        let mut credit = vec![0i64; self.mix.len()];
+        (0..whole)
+            .filter_map(|_| {
+                for (credit, (_, weight)) in credit.iter_mut().zip(&self.mix) {
+                    *credit += i64::from(*weight);
+                }
+                let next = (0..credit.len()).max_by_key(|n| (credit[*n], std::cmp::Reverse(*n)))?;
+                credit[next] -= whole;
+                Some(self.mix[next].0)
+            })
+            .collect()
+    }
+
+    /// Copies of a message that are to arrive.
+    pub fn copies(&self) -> u64 {
+        if self.fan_out {
+            self.receivers as u64
+        } else {
+            1
+        }
     }
 }
 
@@ -165,10 +213,35 @@ pub fn class_labels(count: usize) -> Vec<Label> {
         .collect()
 }
 
+/// So many distinct group labels.
+pub fn group_labels(count: usize) -> Vec<Label> {
+    (1..=count.min(CLASSES_MAX))
+        .map(|n| Label::group(n as u32).expect("group numbers here are below 2^30"))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn sizes_of_a_mix_come_as_often_as_they_weigh_and_evenly() {
+        let plan = Plan {
+            mix: vec![(64, 7), (570, 4), (1_400, 1)],
+            ..Plan::one_to_one(10)
+        };
+        assert_eq!(plan.check(), Ok(()));
+        let sequence = plan.size_sequence();
+        let count = |size| sequence.iter().filter(|s| **s == size).count();
+        assert_eq!((count(64), count(570), count(1_400)), (7, 4, 1));
+        assert!(sequence.windows(4).all(|four| four.contains(&64)));
+        let short = Plan {
+            mix: vec![(8, 1)],
+            ..plan
+        };
+        assert!(short.check().is_err());
+    }
 
     #[test]
     fn labels_are_distinct_and_valid() {

@@ -34,6 +34,8 @@ pub struct ReceiverTotals {
     pub corrected_ns: Histogram<u64>,
     /// Latency from the time it was handed to the transport (ns).
     pub uncorrected_ns: Histogram<u64>,
+    /// Longest time within the measured window in which nothing came (ns).
+    pub silence_ns: u64,
 }
 
 impl ReceiverTotals {
@@ -49,6 +51,7 @@ impl ReceiverTotals {
             foreign: 0,
             corrected_ns: histogram(),
             uncorrected_ns: histogram(),
+            silence_ns: 0,
         }
     }
 }
@@ -79,7 +82,10 @@ pub(super) struct Expectation {
     pub(super) flows: usize,
     pub(super) receiver: usize,
     pub(super) receivers: usize,
-    pub(super) payload: usize,
+    /// Payload sizes there may be.
+    pub(super) sizes: Vec<usize>,
+    /// Every receiver is to get every message.
+    pub(super) fan_out: bool,
 }
 
 /// Judges messages; knows nothing of connections.
@@ -94,7 +100,7 @@ pub(super) struct Judge {
 impl Judge {
     pub(super) fn new(expected: Expectation) -> Judge {
         Judge {
-            pattern: Pattern::new(expected.payload),
+            pattern: Pattern::new(expected.sizes.iter().copied().max().unwrap_or(0)),
             ledgers: vec![FlowLedger::default(); expected.flows],
             measured: (0, 0),
             totals: ReceiverTotals::new(),
@@ -118,16 +124,16 @@ impl Judge {
             return;
         }
         let class = n % classes.len();
-        if header.requested_label() != classes[class] || payload.len() != self.expected.payload {
+        if header.requested_label() != classes[class]
+            || !self.expected.sizes.contains(&payload.len())
+        {
             self.totals.corrupted += 1;
             return;
         }
-        if !serves(
-            self.expected.receiver,
-            self.expected.receivers,
-            class,
-            classes.len(),
-        ) {
+        let expected = &self.expected;
+        let ours =
+            expected.fan_out || serves(expected.receiver, expected.receivers, class, classes.len());
+        if !ours {
             self.totals.misrouted += 1;
             return;
         }
@@ -191,7 +197,13 @@ impl Judge {
 pub(super) struct Progress {
     pub(super) messages: AtomicU64,
     pub(super) payload_bytes: AtomicU64,
+    /// Latency so far (ns), median and 99th percentile; 0 while there is none.
+    pub(super) p50_ns: AtomicU64,
+    pub(super) p99_ns: AtomicU64,
 }
+
+/// How often percentiles are brought up to date: finding them walks the histogram.
+const PERCENTILES_EVERY: Duration = Duration::from_millis(500);
 
 /// The receiving thread's loop.
 pub(super) struct Receiver {
@@ -202,24 +214,36 @@ pub(super) struct Receiver {
     /// Bulk messages under way.
     pub(super) bulk: HashMap<(PeerId, BulkRx), Vec<u8>>,
     pub(super) closed: Option<String>,
+    /// When the last message came (ns of the run's clock).
+    pub(super) heard_ns: u64,
 }
 
 impl Receiver {
     /// Receives until the window is stopped or the connection ends.
     pub(super) fn run(mut self) -> std::io::Result<(ReceiverTotals, Option<String>)> {
         self.window.seat();
+        let mut percentiles = Instant::now();
         while !self.window.stopped() && self.closed.is_none() {
             self.endpoint.wait(Some(Duration::from_millis(20)))?;
             let now = Instant::now();
             self.endpoint.receive(now)?;
-            let now_ns = self.window.at(now);
+            // What is handed over now was not seen before: latency counts to here.
+            let now_ns = self.window.now();
             if let Some(measured) = self.window.measured() {
                 self.judge.measured = measured;
             }
+            let before = self.judge.totals.unique;
             while let Some(event) = self.endpoint.next_event() {
                 self.event(event, now_ns);
             }
             self.endpoint.flush(now)?;
+            if self.judge.totals.unique > before {
+                self.heard(now_ns);
+            }
+            if now.duration_since(percentiles) > PERCENTILES_EVERY {
+                percentiles = now;
+                self.publish_percentiles();
+            }
             let totals = &self.judge.totals;
             self.progress
                 .messages
@@ -229,6 +253,25 @@ impl Receiver {
                 .store(totals.payload_bytes, Ordering::Relaxed);
         }
         Ok((self.judge.totals, self.closed))
+    }
+
+    /// Something came: how long had nothing come before, within the measured window?
+    fn heard(&mut self, now_ns: u64) {
+        let (from, to) = self.judge.measured;
+        if (from..to).contains(&now_ns) {
+            let silence = now_ns - self.heard_ns.max(from);
+            self.judge.totals.silence_ns = self.judge.totals.silence_ns.max(silence);
+        }
+        self.heard_ns = now_ns;
+    }
+
+    fn publish_percentiles(&self) {
+        let latency = &self.judge.totals.corrected_ns;
+        if !latency.is_empty() {
+            let at = |q| latency.value_at_quantile(q);
+            self.progress.p50_ns.store(at(0.5), Ordering::Relaxed);
+            self.progress.p99_ns.store(at(0.99), Ordering::Relaxed);
+        }
     }
 
     fn event(&mut self, event: Event, now_ns: u64) {
@@ -268,7 +311,8 @@ impl Receiver {
         if fin && !self.bulk.contains_key(&(peer, bulk)) {
             return self.judge.message(data, now_ns);
         }
-        let expected = HEADER_LEN + self.judge.expected.payload;
+        let largest = self.judge.expected.sizes.iter().max();
+        let expected = HEADER_LEN + largest.copied().unwrap_or(0);
         let whole = self
             .bulk
             .entry((peer, bulk))
@@ -295,7 +339,8 @@ mod tests {
             flows: 8,
             receiver: 0,
             receivers: 2,
-            payload,
+            sizes: vec![payload],
+            fan_out: false,
         });
         judge.measured = (0, 1_000);
         judge

@@ -1,5 +1,6 @@
 //! A result: what was asked, what happened, on what machine; as JSON and as text.
 
+use super::export::{Histograms, percentiles};
 use super::process::{Machine, ProcessSample, ProcessWatch};
 use super::receiver::ReceiverTotals;
 use super::sender::SenderTotals;
@@ -7,7 +8,6 @@ use super::{Carrier, Plan, Rate};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 /// Whether the figures mean what they say.
@@ -131,6 +131,64 @@ impl Cpu {
     }
 }
 
+/// Median and largest of some times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Span {
+    /// Median.
+    pub p50: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+impl From<Vec<f64>> for Span {
+    fn from(mut times: Vec<f64>) -> Span {
+        times.sort_by(f64::total_cmp);
+        Span {
+            p50: times.get(times.len() / 2).copied().unwrap_or_default(),
+            max: times.last().copied().unwrap_or_default(),
+        }
+    }
+}
+
+/// Instances that came and went during the measurement.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ConnectionChurn {
+    /// Asked for, a second.
+    pub wanted_per_s: f64,
+    /// Attached and left again.
+    pub attached: u32,
+    /// The same, a second.
+    pub attached_per_s: f64,
+    /// Refused, or lost on the way.
+    pub failed: u32,
+    /// From the first packet to Welcome (milliseconds).
+    pub attach_ms: Span,
+}
+
+/// Tables rewritten during the measurement.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TableChurn {
+    /// Changes pushed.
+    pub deltas: u32,
+    /// Class entries in each.
+    pub entries: usize,
+    /// From the controller's edit to the report that it is live on all workers of all routers (milliseconds).
+    pub live_ms: Span,
+    /// The part of it that the slowest router reports: from the update's last part to live (milliseconds).
+    pub router_ms: Span,
+    /// Time a change blocked traffic, as FD.io counts it: lost / offered rate (milliseconds a change); absent in a closed loop.
+    pub blocked_ms: Option<f64>,
+}
+
+/// A payload size of a mix.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Weighted {
+    /// Payload bytes.
+    pub payload_bytes: usize,
+    /// How often it comes, against the others.
+    pub weight: u32,
+}
+
 /// Everything about one run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -142,8 +200,12 @@ pub struct Report {
     pub verdict: Verdict,
     /// What carried the messages.
     pub carrier: Carrier,
-    /// Payload bytes of a message.
+    /// Payload bytes of a message; of a mix, the mean.
     pub payload_bytes: usize,
+    /// Sizes of a mix; empty when all are of `payload_bytes`.
+    pub mix: Vec<Weighted>,
+    /// Each message was to reach every receiver.
+    pub fan_out: bool,
     /// Sending connections.
     pub senders: usize,
     /// Receiving connections.
@@ -170,9 +232,11 @@ pub struct Report {
     pub received_gbit_per_s: f64,
     /// All messages handed over, warm-up included.
     pub sent: u64,
-    /// All messages received once, warm-up included.
+    /// Copies that were to arrive: `sent`, with fan-out times the receivers.
+    pub expected: u64,
+    /// All copies received once, warm-up included.
     pub received: u64,
-    /// `sent - received`.
+    /// `expected - received`.
     pub lost: u64,
     /// Received again.
     pub duplicated: u64,
@@ -192,6 +256,14 @@ pub struct Report {
     pub latency_us: Option<Distribution>,
     /// From the time of sending.
     pub latency_uncorrected_us: Option<Distribution>,
+    /// Quantile (0 to 1) and latency (us), for plots: from the intended time, in a closed loop from the time of sending.
+    pub latency_percentiles_us: Vec<(f64, f64)>,
+    /// Longest time within the window in which a receiver got nothing (milliseconds), the generator's own stalls included.
+    pub longest_silence_ms: f64,
+    /// Instances that came and went meanwhile.
+    pub connection_churn: Option<ConnectionChurn>,
+    /// Tables that changed meanwhile.
+    pub table_churn: Option<TableChurn>,
     /// How late the generator itself was.
     pub generator_lateness_us: Distribution,
     /// Part of the time in which flow control held messages back, averaged over the senders' lanes.
@@ -206,6 +278,9 @@ pub struct Report {
     pub tls: String,
     /// What it ran on.
     pub machine: Machine,
+    /// All latencies, for `.hlog`.
+    #[serde(skip)]
+    pub histograms: Histograms,
 }
 
 /// What a run leaves behind.
@@ -226,6 +301,7 @@ impl Report {
         let sent: u64 = senders.iter().map(|s| s.sent).sum();
         let sum = |of: fn(&ReceiverTotals) -> u64| receivers.iter().map(of).sum::<u64>();
         let received = sum(|r| r.unique);
+        let expected = sent * plan.copies();
         let measured_s = plan.duration.as_secs_f64();
         let elapsed_s = outcome.sampled.elapsed.as_secs_f64().max(1e-9);
         let sent_measured: u64 = senders.iter().map(|s| s.sent_measured).sum();
@@ -246,12 +322,22 @@ impl Report {
         }
         let corrected = merged(receivers.iter().map(|r| &r.corrected_ns));
         let uncorrected = merged(receivers.iter().map(|r| &r.uncorrected_ns));
+        let longest_silence_ns = receivers.iter().map(|r| r.silence_ns).max().unwrap_or(0);
         let mut report = Report {
             schema: "caplane-load.run.1",
             target: target.to_owned(),
             verdict: Verdict::Valid,
             carrier: plan.carrier,
-            payload_bytes: plan.payload,
+            payload_bytes: mean(&plan.size_sequence()),
+            mix: plan
+                .mix
+                .iter()
+                .map(|(payload_bytes, weight)| Weighted {
+                    payload_bytes: *payload_bytes,
+                    weight: *weight,
+                })
+                .collect(),
+            fan_out: plan.fan_out,
             senders: plan.senders,
             receivers: plan.receivers,
             classes: plan.classes.len(),
@@ -269,8 +355,9 @@ impl Report {
             received_per_s: outcome.sampled.messages as f64 / elapsed_s,
             received_gbit_per_s: outcome.sampled.payload_bytes as f64 * 8.0 / 1e9 / elapsed_s,
             sent,
+            expected,
             received,
-            lost: sent.saturating_sub(received),
+            lost: expected.saturating_sub(received),
             duplicated: sum(|r| r.duplicated),
             reordered: sum(|r| r.reordered),
             corrupted: sum(|r| r.corrupted),
@@ -284,6 +371,10 @@ impl Report {
             generator_lateness_us: Distribution::of(&merged(
                 senders.iter().map(|s| &s.lateness_ns),
             )),
+            latency_percentiles_us: percentiles(if open { &corrected } else { &uncorrected }),
+            longest_silence_ms: longest_silence_ns as f64 / 1e6,
+            connection_churn: None,
+            table_churn: None,
             blocked_part: blocked_ns as f64 / 1e9 / run_s,
             router_cpu: (!watch.is_empty()).then(|| Cpu::of(&outcome.sampled, watch.resolution())),
             udp_payload: senders
@@ -294,9 +385,18 @@ impl Report {
             co_located: true,
             tls: tls(),
             machine: Machine::read(),
+            histograms: Histograms {
+                corrected,
+                uncorrected,
+            },
         };
         report.verdict = report.judge();
         report
+    }
+
+    /// Part of the expected copies that did not arrive, 0 to 1.
+    pub fn loss(&self) -> f64 {
+        self.lost as f64 / self.expected.max(1) as f64
     }
 
     fn judge(&self) -> Verdict {
@@ -317,6 +417,10 @@ impl Report {
             _ => Verdict::Valid,
         }
     }
+}
+
+fn mean(sizes: &[usize]) -> usize {
+    sizes.iter().sum::<usize>() / sizes.len().max(1)
 }
 
 fn merged<'a>(parts: impl Iterator<Item = &'a Histogram<u64>>) -> Histogram<u64> {
@@ -343,115 +447,5 @@ fn tls() -> String {
     format!("{suite} (TLS 1.3, mutual; BoringSSL's preference on this CPU)")
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let offered = self
-            .offered_per_s
-            .map_or("as fast as flow control admits".to_owned(), |rate| {
-                format!("{rate:.0}/s offered")
-            });
-        writeln!(
-            f,
-            "{}: {:?}, {} B payload, {offered} ({} loop), {} senders, {} receivers, {} classes, {} flows, {:.1} s",
-            self.target,
-            self.carrier,
-            self.payload_bytes,
-            self.loop_kind,
-            self.senders,
-            self.receivers,
-            self.classes,
-            self.flows,
-            self.measured_s,
-        )?;
-        writeln!(
-            f,
-            "  rate      sent {:.0}/s, received {:.0}/s = {:.3} Gbit/s of payload, UDP payload {} B",
-            self.sent_per_s, self.received_per_s, self.received_gbit_per_s, self.udp_payload,
-        )?;
-        writeln!(
-            f,
-            "  messages  sent {}, received {}, lost {}, duplicated {}, reordered {}, corrupted {}, misrouted {}, foreign {}, too large {}",
-            self.sent,
-            self.received,
-            self.lost,
-            self.duplicated,
-            self.reordered,
-            self.corrupted,
-            self.misrouted,
-            self.foreign,
-            self.too_large,
-        )?;
-        self.write_latency(f)?;
-        self.write_machine(f)
-    }
-}
-
-impl Report {
-    fn write_latency(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.notices.is_empty() {
-            writeln!(f, "  notices   {:?}", self.notices)?;
-        }
-        for (name, latency) in [
-            ("latency  ", &self.latency_us),
-            ("  from sending (uncorrected)", &self.latency_uncorrected_us),
-        ] {
-            if let Some(d) = latency {
-                writeln!(f, "  {name} us: {d}")?;
-            }
-        }
-        writeln!(
-            f,
-            "  generator late by p99 {:.0} us; held back by flow control {:.1} % of the time",
-            self.generator_lateness_us.p99,
-            self.blocked_part * 100.0
-        )
-    }
-
-    fn write_machine(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(cpu) = &self.router_cpu {
-            writeln!(
-                f,
-                "  router    {:.0} ns of CPU a message, {:.3} M messages and {:.2} Gbit a core-second, {:.4} context switches a message, {:.1} MiB resident ({:.2} s of CPU, resolution {:.0} ms)",
-                cpu.ns_per_message,
-                cpu.messages_per_core_second / 1e6,
-                cpu.gbit_per_core_second,
-                cpu.context_switches_per_message,
-                cpu.resident_bytes as f64 / 1048576.0,
-                cpu.cpu_s,
-                cpu.resolution_s * 1e3,
-            )?;
-        }
-        writeln!(
-            f,
-            "  on        {} ({} CPUs, co-located), Linux {}, commit {}, {}, seed {}",
-            self.machine.cpu,
-            self.machine.cpus,
-            self.machine.kernel,
-            self.machine.commit,
-            self.tls,
-            self.seed,
-        )?;
-        write!(
-            f,
-            "  verdict   {}",
-            match self.verdict {
-                Verdict::Valid => "valid",
-                Verdict::HeldBack =>
-                    "held back: the router took less than was offered; this is its limit, and the latency is that of an overload",
-                Verdict::GeneratorSaturated => "generator saturated: result invalid",
-                Verdict::NothingReceived => "NOTHING RECEIVED: result invalid",
-                Verdict::Faulty => "FAULTY: corrupted or misrouted messages",
-            }
-        )
-    }
-}
-
-impl fmt::Display for Distribution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "min {:.0}, mean {:.0}, p50 {:.0}, p90 {:.0}, p99 {:.0}, p99.9 {:.0}, p99.99 {:.0}, max {:.0}",
-            self.min, self.mean, self.p50, self.p90, self.p99, self.p999, self.p9999, self.max
-        )
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,13 @@
 //! One run: seats are taken, the window opens, is sampled, drains and closes.
 
 use super::attach::{AttachError, Seat};
+use super::observe::{Lines, Moment, Observer, Phase};
 use super::process::ProcessWatch;
 use super::receiver::{Expectation, Judge, Progress, Receiver, ReceiverTotals};
 use super::report::{Outcome, Report, Sampled};
 use super::sender::{Sender, SenderTotals};
 use super::window::Window;
-use super::{Plan, PlanError};
+use super::{Plan, PlanError, Rate};
 use caplane_transport::{Credentials, Endpoint, EndpointConfig, EndpointError, SendError};
 use std::collections::HashMap;
 use std::io;
@@ -118,6 +119,18 @@ struct Threads {
 /// # Errors
 /// [`RunError`]; a report with a bad verdict is no error.
 pub fn run(plan: &Plan, target: &Target, tell: &mut dyn FnMut(&str)) -> Result<Report, RunError> {
+    observed(plan, target, &mut Lines::new(tell))
+}
+
+/// As [`run`], with somebody who is told how things stand ten times a second.
+///
+/// # Errors
+/// As [`run`].
+pub fn observed(
+    plan: &Plan,
+    target: &Target,
+    observer: &mut dyn Observer,
+) -> Result<Report, RunError> {
     plan.check()?;
     let mut threads = Threads::new(plan);
     for (n, credentials) in (0..plan.receivers).zip(target.receivers.iter().cycle()) {
@@ -130,7 +143,7 @@ pub fn run(plan: &Plan, target: &Target, tell: &mut dyn FnMut(&str)) -> Result<R
         let seat = target.seat(target.ingress, &target.sender, &name, plan)?;
         threads.send(plan, n, seat)?;
     }
-    threads.measure(plan, &target.name, &target.watch, tell)
+    threads.measure(plan, &target.name, &target.watch, observer)
 }
 
 /// Measures the generator against itself: senders connect to receivers directly.
@@ -159,7 +172,8 @@ pub fn self_test(
         let seat = Seat::direct(to, sender.clone(), plan.udp_payload_max)?;
         threads.send(plan, n, seat)?;
     }
-    threads.measure(plan, "generator alone", &ProcessWatch::default(), tell)
+    let observer = &mut Lines::new(tell);
+    threads.measure(plan, "generator alone", &ProcessWatch::default(), observer)
 }
 
 impl Threads {
@@ -184,12 +198,14 @@ impl Threads {
                 flows: plan.flows,
                 receiver: number,
                 receivers: plan.receivers,
-                payload: plan.payload,
+                sizes: plan.sizes(),
+                fan_out: plan.fan_out,
             }),
             window: Arc::clone(&self.window),
             progress: Arc::clone(&progress),
             bulk: HashMap::new(),
             closed: None,
+            heard_ns: 0,
         };
         self.receiving.push(progress);
         self.receivers.push(
@@ -218,7 +234,7 @@ impl Threads {
         plan: &Plan,
         name: &str,
         watch: &ProcessWatch,
-        tell: &mut dyn FnMut(&str),
+        observer: &mut dyn Observer,
     ) -> Result<Report, RunError> {
         let seats = self.senders.len() + self.receivers.len();
         let patience = Instant::now() + SEATS_PATIENCE;
@@ -231,8 +247,8 @@ impl Threads {
             std::thread::park_timeout(Duration::from_millis(2));
         }
         self.window.begin();
-        let sampled = self.sample(plan, watch, tell)?;
-        self.drain(plan, tell);
+        let sampled = self.sample(plan, watch, observer)?;
+        self.drain(plan, observer);
         let (senders, receivers) = self.finish()?;
         let outcome = Outcome {
             senders,
@@ -242,19 +258,20 @@ impl Threads {
         Ok(Report::new(plan, name, watch, &outcome))
     }
 
-    /// Waits through the window, telling a line a second, and samples `/proc` at its ends.
+    /// Waits through the window and samples `/proc` at its ends.
     fn sample(
         &self,
         plan: &Plan,
         watch: &ProcessWatch,
-        tell: &mut dyn FnMut(&str),
+        observer: &mut dyn Observer,
     ) -> io::Result<Sampled> {
         let (from, to) = self.window.measured().unwrap_or_default();
-        self.wait_until(from, plan, "warm-up", tell);
+        let start = self.window.start().unwrap_or_default();
+        self.wait_until(Phase::WarmUp, (start, from), plan, observer);
         let begun = Instant::now();
         let before = watch.sample()?;
         let (messages, payload_bytes) = self.received();
-        self.wait_until(to, plan, "measuring", tell);
+        self.wait_until(Phase::Measuring, (from, to), plan, observer);
         let after = watch.sample()?;
         let (messages_after, bytes_after) = self.received();
         Ok(Sampled {
@@ -266,43 +283,63 @@ impl Threads {
         })
     }
 
-    fn wait_until(&self, until_ns: u64, plan: &Plan, phase: &str, tell: &mut dyn FnMut(&str)) {
-        let (mut told, mut last) = (Instant::now(), (self.sent(), self.received().0));
+    fn wait_until(
+        &self,
+        phase: Phase,
+        (from_ns, until_ns): (u64, u64),
+        plan: &Plan,
+        observer: &mut dyn Observer,
+    ) {
         loop {
             let left = until_ns.saturating_sub(self.window.now());
             if left == 0 || self.any_ended() {
                 return;
             }
             std::thread::park_timeout(Duration::from_nanos(left).min(Duration::from_millis(100)));
-            let took = told.elapsed();
-            if took >= Duration::from_secs(1) {
-                let now = (self.sent(), self.received().0);
-                let rate = |before: u64, after: u64| (after - before) as f64 / took.as_secs_f64();
-                tell(&format!(
-                    "{phase}: sent {:.0}/s, received {:.0}/s ({} B payload), {:.0} s left",
-                    rate(last.0, now.0),
-                    rate(last.1, now.1),
-                    plan.payload,
-                    left as f64 / 1e9,
-                ));
-                (told, last) = (Instant::now(), now);
-            }
+            let done = 1.0 - left as f64 / (until_ns - from_ns).max(1) as f64;
+            observer.moment(&self.moment(phase, done, Duration::from_nanos(left), plan));
+        }
+    }
+
+    fn moment(&self, phase: Phase, done: f64, left: Duration, plan: &Plan) -> Moment {
+        let sent = self.sent();
+        let worst = |of: fn(&Progress) -> &AtomicU64| {
+            let all = self.receiving.iter();
+            let ns = all.map(|p| of(p).load(Ordering::Relaxed)).max();
+            ns.unwrap_or_default() as f64 / 1e3
+        };
+        Moment {
+            phase,
+            done,
+            left,
+            offered_per_s: match plan.rate {
+                Rate::PerSecond(rate) => Some(rate),
+                Rate::Max => None,
+            },
+            sent,
+            expected: sent * plan.copies(),
+            received: self.received().0,
+            p50_us: worst(|p| &p.p50_ns),
+            p99_us: worst(|p| &p.p99_ns),
         }
     }
 
     /// Waits until everything sent has come, nothing comes any more, or patience ends.
-    fn drain(&self, plan: &Plan, tell: &mut dyn FnMut(&str)) {
+    fn drain(&self, plan: &Plan, observer: &mut dyn Observer) {
         let deadline = Instant::now() + plan.drain;
         let (mut last, mut since) = (self.received().0, Instant::now());
-        while Instant::now() < deadline && last < self.sent() && !self.any_ended() {
+        let expected = || self.sent() * plan.copies();
+        while Instant::now() < deadline && last < expected() && !self.any_ended() {
             std::thread::park_timeout(Duration::from_millis(5));
+            let left = deadline.saturating_duration_since(Instant::now());
+            observer.moment(&self.moment(Phase::Drain, 0.0, left, plan));
             let now = self.received().0;
             if now != last {
                 (last, since) = (now, Instant::now());
             } else if since.elapsed() > DRAIN_SILENCE {
-                tell(&format!(
+                observer.note(&format!(
                     "drain: {} messages did not come",
-                    self.sent() - last
+                    expected() - last
                 ));
                 return;
             }

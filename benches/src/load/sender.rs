@@ -26,6 +26,9 @@ const HOP_LIMIT: u8 = 16;
 /// Batches handed over in one turn at full speed, so that the connection's acknowledgements are read in between.
 const BATCHES_PER_TURN: usize = 16;
 
+/// A message due at the end of the window may be handed over this long after it and still counts as offered.
+const HAND_OVER_GRACE_NS: u64 = 100_000_000;
+
 /// What one sender did.
 #[derive(Clone, Debug)]
 pub struct SenderTotals {
@@ -128,12 +131,18 @@ impl Sender {
             .map(|n| self.flow(n, tag))
             .collect();
         shuffle(&mut flows, plan.seed ^ channel as u64);
+        let largest = plan.sizes().into_iter().max().unwrap_or(0);
         let layout = match plan.carrier {
-            Carrier::Lane => Layout::new(plan.payload),
+            Carrier::Lane => Layout::new(largest),
             Carrier::Bulk | Carrier::Datagram => Layout {
-                payload: plan.payload,
+                payload: largest,
                 per_batch: 1,
             },
+        };
+        let writer = if plan.mix.is_empty() {
+            MessageWriter::new(layout)
+        } else {
+            MessageWriter::mixed(layout, plan.size_sequence())
         };
         let rate = match plan.rate {
             Rate::PerSecond(rate) => Rate::PerSecond(rate / channels as f64),
@@ -148,7 +157,7 @@ impl Sender {
             flows,
             cursor: 0,
             schedule: Schedule::new(rate, channel as f64 / channels as f64),
-            writer: MessageWriter::new(layout),
+            writer,
             blocked_since: None,
             waiting: None,
             opened: None,
@@ -322,7 +331,9 @@ impl Sender {
             }
         }
         self.totals.sent += messages as u64;
-        if first_due + start >= self.measured.0 {
+        // What is handed over long after the end was held back: it is no part of the offered rate.
+        let in_time = now_ns <= self.measured.1 + HAND_OVER_GRACE_NS;
+        if first_due + start >= self.measured.0 && in_time {
             self.totals.sent_measured += messages as u64;
         }
         true
