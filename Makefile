@@ -21,7 +21,7 @@ SECONDS := 60
 
 say = printf '\n==> %s\n'
 
-.PHONY: help deps build run test check gates bench bars fuzz tidy cargo-deny
+.PHONY: help deps build run test check gates bench bars peers fuzz tidy cargo-deny
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,11 @@ bench: build ## Measure: CPU time of the router per message
 bars: build ## Measure the router against its bars (ARGS="--row naive" for one)
 	@$(say) "measuring against the bars (some minutes; close other programs)"
 	"$(BIN)/caplane-load" bars $(ARGS)
+
+# Not in `make test`: it installs other people's programs and takes an hour.
+peers: build ## Measure other message routers beside ours (JSON=FILE for results, ARGS="--only nats --path loopback" for less)
+	@$(say) "measuring peers; what is not installed yet is built first, which takes long"
+	"$(BIN)/caplane-load" peers $(if $(JSON),--json "$(JSON)") $(ARGS)
 
 fuzz: deps ## Run each fuzz target for SECONDS=60
 	@$(say) "fuzzing, $(SECONDS) seconds a target"

@@ -11,6 +11,7 @@ pub mod compare;
 pub mod impair;
 pub mod load;
 pub mod page;
+pub mod peers;
 pub mod rig;
 pub mod search;
 pub mod stub_controller;

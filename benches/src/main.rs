@@ -29,6 +29,8 @@ enum Command {
     Ceiling(cli::ceiling::Arguments),
     /// Measure the router against its bars.
     Bars(cli::bars::Arguments),
+    /// Measure other message routers under the same load.
+    Peers(cli::peers::Arguments),
     /// Be the naive hop, for `ceiling` and `bars`.
     #[command(hide = true)]
     NaiveHop(cli::ceiling::HopArguments),
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Figures(arguments) => cli::figures::run(arguments),
         Command::Ceiling(arguments) => cli::ceiling::run(&arguments),
         Command::Bars(arguments) => cli::bars::run(&arguments),
+        Command::Peers(arguments) => cli::peers::run(&arguments),
         Command::NaiveHop(arguments) => cli::ceiling::hop(arguments),
         Command::Impair(arguments) => cli::impair::run(&arguments),
     };

@@ -6,6 +6,7 @@
 //! in a temporary folder and ends with the rig.
 
 use crate::load::{Approach, Plan, ProcessWatch, Target, serves};
+use crate::peers::Place;
 use crate::stub_controller::{StubConfig, StubController, StubError, Table};
 use caplane::fabric::{Binaries, FabricError, Metrics};
 use caplane::pki::{self, Authority, Issued, Overwrite, PkiError, Request, Role};
@@ -93,6 +94,7 @@ struct Member {
 pub struct Rig {
     members: Vec<Member>,
     plan: Plan,
+    place: Place,
     sender: Issued,
     receivers: Vec<Issued>,
     /// An identity that may act as a server, for the self-test.
@@ -100,6 +102,8 @@ pub struct Rig {
     roots_pem: String,
     controller: StubController,
     runtime: tokio::runtime::Runtime,
+    /// The whole tables: from the push to the report that they are live, and the router's own part; each of the slowest.
+    tables_live: (Duration, Duration),
     folder: tempfile::TempDir,
 }
 
@@ -109,6 +113,14 @@ impl Rig {
     /// # Errors
     /// [`RigError`] says what failed and shows the end of a router's log.
     pub fn start(plan: &Plan, routers: usize) -> Result<Rig, RigError> {
+        Rig::start_at(plan, routers, &Place::loopback())
+    }
+
+    /// As [`Rig::start`], with the routers at the far end of a path.
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub fn start_at(plan: &Plan, routers: usize, place: &Place) -> Result<Rig, RigError> {
         let binaries = Binaries::beside_this_program()?;
         let folder = tempfile::Builder::new()
             .prefix("caplane-load-")
@@ -128,7 +140,7 @@ impl Rig {
         };
         let controller_identity = issue(&Role::Controller, "stub")?;
         let controller = runtime.block_on(StubController::start(StubConfig {
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            listen: (place.generator, 0).into(),
             chain_pem: controller_identity.chain_pem,
             key_pem: controller_identity.key_pem,
             roots_pem: authority.certificate_pem().to_owned(),
@@ -137,6 +149,7 @@ impl Rig {
         let mut rig = Rig {
             members: Vec::new(),
             plan: plan.clone(),
+            place: place.clone(),
             sender: issue(&agent, "sender")?,
             receivers: (0..plan.receivers)
                 .map(|n| issue(&agent, &format!("receiver-{n}")))
@@ -145,6 +158,7 @@ impl Rig {
             roots_pem: authority.certificate_pem().to_owned(),
             controller,
             runtime,
+            tables_live: (Duration::ZERO, Duration::ZERO),
             folder,
         };
         for n in 0..routers {
@@ -181,7 +195,8 @@ impl Rig {
     }
 
     /// Gives the first `entries` class routes of every router another weight and waits until that is live everywhere: the
-    /// time from the edit to the last report, and the longest that a router reports for its own part.
+    /// longest time from an update, made and complete, to the report that it is live, and the longest that a router reports
+    /// for its own part.
     ///
     /// # Errors
     /// When a router refuses or does not answer in time.
@@ -195,7 +210,6 @@ impl Rig {
             router: last,
             weight: 1 + round % 2,
         }];
-        let begun = Instant::now();
         let generations: Vec<u64> = self
             .members
             .iter()
@@ -214,15 +228,17 @@ impl Rig {
                 })
             })
             .collect();
-        let mut own = Duration::ZERO;
+        let mut took = (Duration::ZERO, Duration::ZERO);
         for (member, generation) in self.members.iter().zip(generations) {
             let live = self
                 .controller
                 .wait_live(&member.name, generation, START_PATIENCE);
-            let (_, took_us) = self.runtime.block_on(live)?.live.unwrap_or_default();
-            own = own.max(Duration::from_micros(took_us));
+            let view = self.runtime.block_on(live)?;
+            let (_, took_us) = view.live.unwrap_or_default();
+            took.0 = took.0.max(view.live_after);
+            took.1 = took.1.max(Duration::from_micros(took_us));
         }
-        Ok((begun.elapsed(), own))
+        Ok(took)
     }
 
     /// Identities for the self-test: the sender's, and one that may act as a server.
@@ -256,6 +272,12 @@ impl Rig {
         Ok(sum)
     }
 
+    /// How long the whole tables took at the start: from an update, made and complete, to the report that it is live, and the
+    /// router's own part of that; each of the slowest router.
+    pub fn tables_live(&self) -> (Duration, Duration) {
+        self.tables_live
+    }
+
     /// Process ids of the routers, first to last.
     pub fn pids(&self) -> Vec<u32> {
         self.members.iter().map(|m| m.process.id()).collect()
@@ -284,7 +306,15 @@ impl Rig {
         fs::write(&config, self.router_toml(&name)).map_err(failed("router.toml"))?;
         let log = fs::File::create(folder.join("log")).map_err(failed("log"))?;
         let log_too = log.try_clone().map_err(failed("log"))?;
-        let process = Command::new(program)
+        let mut command = match self.place.prefix.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        let process = command
             .arg("--config")
             .arg(&config)
             .arg("--exit-with-stdin")
@@ -305,9 +335,10 @@ impl Rig {
     fn router_toml(&self, name: &str) -> String {
         let controller = self.controller.address();
         let payload = self.plan.udp_payload_max;
+        let listen = self.place.server;
         let domain = pki::TRUST_DOMAIN;
         format!(
-            "name = \"{name}\"\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nstate_dir = \".\"\n\
+            "name = \"{name}\"\nlisten = \"{listen}:0\"\nadmin = \"127.0.0.1:0\"\nstate_dir = \".\"\n\
              [controller]\naddresses = [\"{controller}\"]\n\
              [credentials]\nchain = \"router.pem\"\nkey = \"router-key.pem\"\n\
              trust = [{{ domain = \"{domain}\", roots = \"roots.pem\" }}]\n\
@@ -354,16 +385,19 @@ impl Rig {
     }
 
     fn push_tables(&mut self, routers: usize) -> Result<(), RigError> {
-        let generations: Vec<u64> = (0..routers)
-            .map(|n| {
-                self.controller
-                    .set_table(&router_name(n), self.table(n, routers))
-            })
+        let tables: Vec<Table> = (0..routers).map(|n| self.table(n, routers)).collect();
+        let generations: Vec<u64> = tables
+            .into_iter()
+            .enumerate()
+            .map(|(n, table)| self.controller.set_table(&router_name(n), table))
             .collect();
         for (n, generation) in generations.into_iter().enumerate() {
             let name = router_name(n);
             let live = self.controller.wait_live(&name, generation, START_PATIENCE);
-            self.runtime.block_on(live)?;
+            let view = self.runtime.block_on(live)?;
+            let (_, took_us) = view.live.unwrap_or_default();
+            self.tables_live.0 = self.tables_live.0.max(view.live_after);
+            self.tables_live.1 = self.tables_live.1.max(Duration::from_micros(took_us));
         }
         self.wait_links(routers)
     }
@@ -373,6 +407,9 @@ impl Rig {
         let deadline = Instant::now() + START_PATIENCE;
         for (n, member) in self.members.iter().enumerate() {
             let wanted = usize::from(n > 0) + usize::from(n + 1 < routers);
+            if wanted == 0 {
+                continue;
+            }
             loop {
                 let page = self
                     .runtime

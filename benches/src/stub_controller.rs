@@ -70,8 +70,12 @@ pub struct RouterView {
     pub address: String,
     /// Highest generation it accepted.
     pub accepted_generation: u64,
+    /// The update sent last: its generation, and when it was handed to the session, made and complete.
+    pub pushed: Option<(u64, std::time::Instant)>,
     /// Highest generation live on all its workers, and how long that took (microseconds).
     pub live: Option<(u64, u64)>,
+    /// From the update's handing to the session to the report that it is live.
+    pub live_after: Duration,
     /// Entries it refused, one line each.
     pub refused: Vec<String>,
     /// Instances attached now.

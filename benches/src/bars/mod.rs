@@ -4,9 +4,14 @@
 //! Nothing here decides how a router is run: it is the real program with its
 //! default configuration, but for the largest packet where a row names one.
 
+pub mod agents;
 pub mod naive;
+pub mod round_trip;
+pub mod shapes;
+pub mod tables;
 
 use crate::ceiling::{CeilingError, Spread};
+use crate::churn::ChurnError;
 use crate::load::{Plan, Rate, RunError};
 use crate::rig::RigError;
 use caplane_wire::{CongestionAction, TrafficClass};
@@ -50,6 +55,12 @@ pub enum BarError {
     /// A run failed.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A run under churn failed.
+    #[error(transparent)]
+    Churn(#[from] ChurnError),
+    /// A router's process could not be watched.
+    #[error("{0}")]
+    Proc(String),
     /// A yardstick failed.
     #[error(transparent)]
     Ceiling(#[from] CeilingError),
@@ -63,6 +74,8 @@ pub enum Bound {
     AtLeast(f64),
     /// The figure must not pass this.
     AtMost(f64),
+    /// The figure must stay below every encrypted peer's, which `peers` measures in the same run: no verdict here.
+    BelowPeers,
 }
 
 /// One figure against its bar.
@@ -86,20 +99,26 @@ impl Bar {
         match self.bound {
             Bound::AtLeast(least) => self.figure.median >= least,
             Bound::AtMost(most) => self.figure.median <= most,
+            Bound::BelowPeers => true,
         }
     }
 }
 
 impl std::fmt::Display for Bar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (sign, bound) = match self.bound {
-            Bound::AtLeast(bound) => (">=", bound),
-            Bound::AtMost(bound) => ("<=", bound),
+        let bound = match self.bound {
+            Bound::AtLeast(bound) => format!(">= {bound}"),
+            Bound::AtMost(bound) => format!("<= {bound}"),
+            Bound::BelowPeers => "see peers".to_owned(),
         };
-        let verdict = if self.met() { "met" } else { "NOT MET" };
+        let verdict = match self.bound {
+            Bound::BelowPeers => "-",
+            _ if self.met() => "met",
+            _ => "NOT MET",
+        };
         write!(
             f,
-            "{:<58} {:>24} {:<4} bar {sign} {bound:<6} {verdict:<7}  {}",
+            "{:<58} {:>24} {:<4} bar {bound:<9} {verdict:<7}  {}",
             self.what,
             self.figure.to_string(),
             self.unit,

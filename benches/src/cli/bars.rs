@@ -1,6 +1,6 @@
 //! `caplane-load bars`: the product against its bars.
 
-use caplane_load::bars::{Bar, Settings, naive};
+use caplane_load::bars::{Bar, Settings, agents, naive, round_trip, shapes, tables};
 use caplane_load::load::Machine;
 use clap::ValueEnum;
 use serde_json::json;
@@ -43,6 +43,24 @@ pub struct Arguments {
 enum Row {
     /// Messages per core-second against the naive hop.
     Naive,
+    /// Ten senders, ten receivers, ten classes against one to one.
+    Many,
+    /// Two routers in a row against one.
+    TwoRouters,
+    /// Bytes copied by the router's own code.
+    Copied,
+    /// Request and reply at 1,000 and 5,000 a second.
+    RoundTrip,
+    /// CPU per delivered copy of a group message against unicast.
+    FanOut,
+    /// A change of 1,000 table entries under load.
+    Delta,
+    /// A table of 1,000,000 labels.
+    Snapshot,
+    /// Handshakes per core-second.
+    Attach,
+    /// 10,000 idle agents.
+    Idle,
 }
 
 /// A bar is not met.
@@ -103,12 +121,17 @@ fn measure(row: Row, arguments: &Arguments) -> anyhow::Result<Vec<Bar>> {
         labels: arguments.labels,
     };
     let mut tell = |line: &str| eprintln!("caplane-load: {line}");
-    match row {
-        Row::Naive => Ok(naive::measure(
-            &settings,
-            &arguments.packet,
-            &arguments.size,
-            &mut tell,
-        )?),
-    }
+    let tell: &mut dyn FnMut(&str) = &mut tell;
+    Ok(match row {
+        Row::Naive => naive::measure(&settings, &arguments.packet, &arguments.size, tell),
+        Row::Many => shapes::many(&settings, tell),
+        Row::TwoRouters => shapes::two_routers(&settings, tell),
+        Row::Copied => shapes::copied(&settings, tell),
+        Row::RoundTrip => round_trip::measure(&settings, tell),
+        Row::FanOut => shapes::fan_out(&settings, tell),
+        Row::Delta => tables::delta(&settings, tell),
+        Row::Snapshot => tables::snapshot(&settings, tell),
+        Row::Attach => agents::attach(&settings, tell),
+        Row::Idle => agents::idle(tell),
+    }?)
 }

@@ -4,6 +4,7 @@ pub mod bars;
 pub mod ceiling;
 pub mod figures;
 pub mod impair;
+pub mod peers;
 pub mod results;
 pub mod run;
 pub mod search;

@@ -103,6 +103,9 @@ pub(super) struct LoadArguments {
     /// The destinations are groups: every message goes to every receiver.
     #[arg(long)]
     fan_out: bool,
+    /// Receivers answer every message; the round trip is measured.
+    #[arg(long)]
+    reply: bool,
     /// Messages a second of all senders together, or "max": closed by flow control, without corrected latency.
     #[arg(long, default_value = "10000", value_parser = parse_rate)]
     rate: Rate,
@@ -229,6 +232,7 @@ impl LoadArguments {
             classes: labels,
             fan_out: self.fan_out,
             mix,
+            reply: self.reply,
             senders: self.senders,
             receivers: self.receivers,
             flows: self.flows,

@@ -62,6 +62,17 @@ pub(super) fn dialling(
     credentials: Credentials,
     udp_payload_max: usize,
 ) -> Result<Endpoint, EndpointError> {
+    dialling_with(to, credentials, |config| {
+        config.udp_payload_max = udp_payload_max;
+    })
+}
+
+/// The same with more to say about it.
+pub(super) fn dialling_with(
+    to: SocketAddr,
+    credentials: Credentials,
+    adjust: impl FnOnce(&mut EndpointConfig),
+) -> Result<Endpoint, EndpointError> {
     let any: IpAddr = if to.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
@@ -69,8 +80,21 @@ pub(super) fn dialling(
     };
     let mut config = EndpointConfig::new((any, 0).into(), credentials);
     config.accept = false;
-    config.udp_payload_max = udp_payload_max;
+    adjust(&mut config);
     Endpoint::bind(config)
+}
+
+/// The first control frame of an instance of this name.
+pub(super) fn hello(instance_name: &str) -> Vec<u8> {
+    v1::ControlFrame {
+        frame: Some(Frame::Hello(v1::Hello {
+            instance_name: instance_name.to_owned(),
+            role: v1::Role::Instance.into(),
+            software: concat!("caplane-load ", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..v1::Hello::default()
+        })),
+    }
+    .encode_to_vec()
 }
 
 impl Seat {
@@ -87,20 +111,12 @@ impl Seat {
         let failed = |e| AttachError::Endpoint(router, e);
         let mut endpoint = dialling(router, credentials, udp_payload_max).map_err(failed)?;
         let peer = endpoint.connect(router, None).map_err(failed)?;
-        let hello = v1::ControlFrame {
-            frame: Some(Frame::Hello(v1::Hello {
-                instance_name: instance_name.to_owned(),
-                role: v1::Role::Instance.into(),
-                software: concat!("caplane-load ", env!("CARGO_PKG_VERSION")).to_owned(),
-                worker: 0,
-                ..v1::Hello::default()
-            })),
-        };
+        let hello = hello(instance_name);
         let mut welcome = None;
         pump(&mut endpoint, router, |endpoint, event| match event {
             Event::Connected { .. } => {
                 endpoint
-                    .send_control(peer, &hello.encode_to_vec())
+                    .send_control(peer, &hello)
                     .map_err(|e| AttachError::Protocol(router, format!("sending Hello: {e}")))?;
                 Ok(false)
             }
@@ -217,7 +233,7 @@ fn pump(
     }
 }
 
-fn read_welcome(router: SocketAddr, message: &[u8]) -> Result<v1::Welcome, AttachError> {
+pub(super) fn read_welcome(router: SocketAddr, message: &[u8]) -> Result<v1::Welcome, AttachError> {
     let wrong = |text: String| AttachError::Protocol(router, text);
     let frame = v1::ControlFrame::decode(message).map_err(|e| wrong(e.to_string()))?;
     match frame.frame {

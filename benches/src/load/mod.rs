@@ -10,6 +10,7 @@
 
 mod assertion;
 mod attach;
+mod crowd;
 mod export;
 mod flow;
 mod message;
@@ -20,12 +21,14 @@ mod process;
 mod receiver;
 mod report;
 mod report_text;
+mod respond;
 mod run;
 mod sender;
 mod window;
 
 pub use assertion::{Assertion, AssertionError};
 pub use attach::{AttachError, Seat};
+pub use crowd::Crowd;
 pub use export::Histograms;
 pub use flow::{Arrival, FlowLedger};
 pub use message::{Layout, MessageWriter, Pattern, STAMP_LEN, Stamp};

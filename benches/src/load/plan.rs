@@ -48,6 +48,8 @@ pub struct Plan {
     pub mix: Vec<(usize, u32)>,
     /// The labels are groups that every receiver belongs to: each message is to reach all of them.
     pub fan_out: bool,
+    /// Receivers answer every message to the instance that sent it, with the same payload (lanes only).
+    pub reply: bool,
     /// How fast.
     pub rate: Rate,
     /// Priority and what happens at a full queue.
@@ -100,6 +102,7 @@ impl Plan {
             payload: 64,
             mix: Vec::new(),
             fan_out: false,
+            reply: false,
             rate: Rate::PerSecond(10_000.0),
             class: TrafficClass::new(0, CongestionAction::Drop),
             lanes: 1,
@@ -136,6 +139,14 @@ impl Plan {
             within("payload bytes of a mix", *payload, STAMP_LEN, payload_max)?;
         }
         within("largest UDP payload", self.udp_payload_max, 1_200, 16_383)?;
+        let answerable = self.carrier == Carrier::Lane && !self.fan_out;
+        if self.reply && !(answerable && self.sizes().iter().all(|size| *size >= STAMP_LEN)) {
+            return Err(PlanError {
+                what: "replies",
+                given: "asked for".to_owned(),
+                rule: format!("they need lanes, classes and payloads from {STAMP_LEN} bytes on"),
+            });
+        }
         if let Rate::PerSecond(rate) = self.rate
             && !(0.1..=1e9).contains(&rate)
         {

@@ -2,6 +2,7 @@
 
 use super::flow::{Arrival, FlowLedger};
 use super::message::{Pattern, STAMP_LEN, Stamp};
+use super::respond::Responder;
 use super::window::Window;
 use bytes::BytesMut;
 use caplane_transport::{BulkRx, Endpoint, Event, LaneRx, PeerId};
@@ -216,6 +217,8 @@ pub(super) struct Receiver {
     pub(super) closed: Option<String>,
     /// When the last message came (ns of the run's clock).
     pub(super) heard_ns: u64,
+    /// Answers, when the plan wants them.
+    pub(super) responder: Option<Responder>,
 }
 
 impl Receiver {
@@ -303,6 +306,9 @@ impl Receiver {
     }
 
     fn lane(&mut self, peer: PeerId, lane: LaneRx, mut data: BytesMut, now_ns: u64) {
+        if let Some(responder) = &mut self.responder {
+            responder.answer(&mut self.endpoint, peer, &data);
+        }
         self.judge.lane(&mut data, now_ns);
         self.endpoint.lane_rest(peer, lane, data);
     }

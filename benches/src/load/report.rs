@@ -172,7 +172,7 @@ pub struct TableChurn {
     pub deltas: u32,
     /// Class entries in each.
     pub entries: usize,
-    /// From the controller's edit to the report that it is live on all workers of all routers (milliseconds).
+    /// From an update, made and complete at the controller, to the report that it is live on all workers; the slowest router's (milliseconds).
     pub live_ms: Span,
     /// The part of it that the slowest router reports: from the update's last part to live (milliseconds).
     pub router_ms: Span,
@@ -256,6 +256,10 @@ pub struct Report {
     pub latency_us: Option<Distribution>,
     /// From the time of sending.
     pub latency_uncorrected_us: Option<Distribution>,
+    /// Answers that came back, warm-up included; 0 unless asked for.
+    pub replies: u64,
+    /// From the intended time of a message to its answer, open loop.
+    pub round_trip_us: Option<Distribution>,
     /// Quantile (0 to 1) and latency (us), for plots: from the intended time, in a closed loop from the time of sending.
     pub latency_percentiles_us: Vec<(f64, f64)>,
     /// Longest time within the window in which a receiver got nothing (milliseconds), the generator's own stalls included.
@@ -323,6 +327,7 @@ impl Report {
         let corrected = merged(receivers.iter().map(|r| &r.corrected_ns));
         let uncorrected = merged(receivers.iter().map(|r| &r.uncorrected_ns));
         let longest_silence_ns = receivers.iter().map(|r| r.silence_ns).max().unwrap_or(0);
+        let round_trip = merged(senders.iter().map(|s| &s.round_trip_ns));
         let mut report = Report {
             schema: "caplane-load.run.1",
             target: target.to_owned(),
@@ -371,6 +376,8 @@ impl Report {
             generator_lateness_us: Distribution::of(&merged(
                 senders.iter().map(|s| &s.lateness_ns),
             )),
+            replies: senders.iter().map(|s| s.replies).sum(),
+            round_trip_us: (open && !round_trip.is_empty()).then(|| Distribution::of(&round_trip)),
             latency_percentiles_us: percentiles(if open { &corrected } else { &uncorrected }),
             longest_silence_ms: longest_silence_ns as f64 / 1e6,
             connection_churn: None,

@@ -88,6 +88,13 @@ impl Report {
                 self.longest_silence_ms,
             )?;
         }
+        if let Some(round_trip) = &self.round_trip_us {
+            writeln!(
+                f,
+                "  answers   {}, round trip us: {round_trip}",
+                self.replies
+            )?;
+        }
         writeln!(
             f,
             "  generator late by p99 {:.0} us; held back by flow control {:.1} % of the time",

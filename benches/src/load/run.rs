@@ -5,6 +5,7 @@ use super::observe::{Lines, Moment, Observer, Phase};
 use super::process::ProcessWatch;
 use super::receiver::{Expectation, Judge, Progress, Receiver, ReceiverTotals};
 use super::report::{Outcome, Report, Sampled};
+use super::respond::Responder;
 use super::sender::{Sender, SenderTotals};
 use super::window::Window;
 use super::{Plan, PlanError, Rate};
@@ -19,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Taking all seats: a machine that is busy building needs a while.
 const SEATS_PATIENCE: Duration = Duration::from_secs(30);
+/// For answers after the last message has arrived.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(100);
 /// Without any message for this long, nothing more is under way.
 const DRAIN_SILENCE: Duration = Duration::from_millis(500);
 
@@ -136,7 +139,10 @@ pub fn observed(
     for (n, credentials) in (0..plan.receivers).zip(target.receivers.iter().cycle()) {
         let name = format!("receiver-{n}");
         let seat = target.seat(target.egress, credentials, &name, plan)?;
-        threads.receive(plan, n, seat.endpoint)?;
+        let responder = plan
+            .reply
+            .then(|| Responder::new(seat.label, seat.domain, plan.class));
+        threads.receive(plan, n, seat.endpoint, responder)?;
     }
     for n in 0..plan.senders {
         let name = format!("sender-{n}");
@@ -165,7 +171,7 @@ pub fn self_test(
         config.udp_payload_max = plan.udp_payload_max;
         let endpoint = Endpoint::bind(config)?;
         addresses.push(endpoint.local_addr());
-        threads.receive(plan, n, endpoint)?;
+        threads.receive(plan, n, endpoint, None)?;
     }
     for n in 0..plan.senders {
         let to = addresses[n % addresses.len()];
@@ -188,7 +194,13 @@ impl Threads {
         }
     }
 
-    fn receive(&mut self, plan: &Plan, number: usize, endpoint: Endpoint) -> io::Result<()> {
+    fn receive(
+        &mut self,
+        plan: &Plan,
+        number: usize,
+        endpoint: Endpoint,
+        responder: Option<Responder>,
+    ) -> io::Result<()> {
         let progress = Arc::new(Progress::default());
         let receiver = Receiver {
             endpoint,
@@ -206,6 +218,7 @@ impl Threads {
             bulk: HashMap::new(),
             closed: None,
             heard_ns: 0,
+            responder,
         };
         self.receiving.push(progress);
         self.receivers.push(
@@ -249,6 +262,10 @@ impl Threads {
         self.window.begin();
         let sampled = self.sample(plan, watch, observer)?;
         self.drain(plan, observer);
+        if plan.reply {
+            // The last messages are there; their answers need a moment.
+            std::thread::park_timeout(ANSWER_PATIENCE);
+        }
         let (senders, receivers) = self.finish()?;
         let outcome = Outcome {
             senders,

@@ -38,6 +38,10 @@ pub struct SenderTotals {
     pub sent_measured: u64,
     /// Datagrams that did not fit the path.
     pub too_large: u64,
+    /// Answers that came back.
+    pub replies: u64,
+    /// From the time a message was due to its answer (ns), within the measured window.
+    pub round_trip_ns: Histogram<u64>,
     /// Notices that came back, by code name.
     pub notices: BTreeMap<String, u64>,
     /// How late messages were handed over while the transport would have taken them (ns): the generator's own fault.
@@ -74,6 +78,8 @@ pub(super) struct Sender {
     start: u64,
     totals: SenderTotals,
     closed: Option<String>,
+    /// Upper half of every flow id of this run.
+    tag: u32,
 }
 
 impl Sender {
@@ -103,12 +109,15 @@ impl Sender {
                 sent: 0,
                 sent_measured: 0,
                 too_large: 0,
+                replies: 0,
+                round_trip_ns: histogram(),
                 notices: BTreeMap::new(),
                 lateness_ns: histogram(),
                 blocked_ns: 0,
                 udp_payload: 0,
             },
             closed: None,
+            tag,
         };
         for lane in 0..lanes {
             let channel = sender.channel(number, lane, lanes, tag)?;
@@ -230,11 +239,12 @@ impl Sender {
                 ..
             } => {
                 let mut at = 0;
+                let now_ns = self.window.now();
                 while let Ok(Some(len)) = message_len(&data[at..], LANE_MESSAGE_MAX) {
                     if at + len > data.len() {
                         break;
                     }
-                    self.notice(&data[at..at + len]);
+                    self.answer(&data[at..at + len], now_ns);
                     at += len;
                 }
                 drop(data.split_to(at));
@@ -247,6 +257,25 @@ impl Sender {
                 self.closed = Some(format!("the router stopped our lane with code {code:#x}"));
             }
             _ => {}
+        }
+    }
+
+    /// An answer, or a notice.
+    fn answer(&mut self, message: &[u8], now_ns: u64) {
+        match Header::split(message) {
+            Ok((header, payload))
+                if header.kind() == Kind::Data && (header.flow() >> 32) as u32 == self.tag =>
+            {
+                self.totals.replies += 1;
+                let due = payload.first_chunk().map(|due| u64::from_be_bytes(*due));
+                if let Some(due) = due
+                    && (self.measured.0..self.measured.1).contains(&due)
+                {
+                    let took = now_ns.saturating_sub(due);
+                    self.totals.round_trip_ns.saturating_record(took);
+                }
+            }
+            _ => self.notice(message),
         }
     }
 

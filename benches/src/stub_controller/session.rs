@@ -165,7 +165,9 @@ impl Session {
         }
         self.nonce += 1;
         let before = self.held.as_ref().map(|(table, held)| (table, *held));
-        for part in table.update(before, generation, self.nonce) {
+        let parts = table.update(before, generation, self.nonce);
+        self.note(|view| view.pushed = Some((generation, std::time::Instant::now())));
+        for part in parts {
             self.send(Down::Update(part)).await?;
         }
         self.offered = Some((table, generation));
@@ -179,7 +181,15 @@ impl Session {
                 self.push().await?;
             }
             Some(Up::Live(live)) => {
-                self.note(|view| view.live = Some((live.generation, live.took_us)));
+                let now = std::time::Instant::now();
+                self.note(|view| {
+                    view.live = Some((live.generation, live.took_us));
+                    if let Some((pushed, at)) = view.pushed
+                        && pushed <= live.generation
+                    {
+                        view.live_after = now.saturating_duration_since(at);
+                    }
+                });
             }
             Some(Up::Attachments(report)) => {
                 self.note(|view| {

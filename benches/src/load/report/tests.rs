@@ -22,6 +22,8 @@ fn report() -> Report {
         sent: 4,
         sent_measured: 4,
         too_large: 0,
+        replies: 0,
+        round_trip_ns: super::super::receiver::histogram(),
         notices: BTreeMap::from([("NO_ROUTE".to_owned(), 1)]),
         lateness_ns: super::super::receiver::histogram(),
         blocked_ns: 0,

@@ -1,0 +1,140 @@
+//! Rows about many attached agents: what each costs when idle, and what it
+//! costs to attach.
+
+use super::{Bar, BarError, Bound, Settings};
+use crate::ceiling::Spread;
+use crate::load::{AttachError, Crowd, Plan, ProcessSample, ProcessWatch};
+use crate::rig::Rig;
+use std::time::{Duration, Instant};
+
+/// Agents of the idle row.
+const IDLE: usize = 10_000;
+/// Instances attached in one run of the handshake row.
+const HANDSHAKES: usize = 2_000;
+/// Instances one identity may have: six bits, number 0 is none.
+const INSTANCES: usize = 63;
+/// Until memory of handshakes has been given back.
+const SETTLE: Duration = Duration::from_secs(3);
+/// The idle router is watched for at least two keepalives of each agent.
+const WATCH: Duration = Duration::from_secs(20);
+
+/// A rig with so many identities that `count` instances find room.
+fn rig(count: usize) -> Result<Rig, BarError> {
+    let plan = Plan {
+        receivers: count.div_ceil(INSTANCES),
+        ..Plan::one_to_one(10)
+    };
+    Ok(Rig::start(&plan, 1)?)
+}
+
+fn sample(watch: &ProcessWatch) -> Result<ProcessSample, BarError> {
+    watch.sample().map_err(|e| BarError::Proc(e.to_string()))
+}
+
+fn failed(error: AttachError) -> BarError {
+    BarError::Run(error.into())
+}
+
+/// 10,000 idle agents with client certificates: memory each, CPU of the router.
+///
+/// # Errors
+/// As all rows.
+pub fn idle(tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
+    let rig = rig(IDLE)?;
+    let target = rig.target()?;
+    let before = sample(&target.watch)?;
+    let mut crowd = Crowd::new(target.egress, &target.receivers, true).map_err(failed)?;
+    crowd.attach(IDLE, INSTANCES).map_err(failed)?;
+    tell(&format!("idle: {IDLE} attached"));
+    crowd.serve(SETTLE).map_err(failed)?;
+    let settled = sample(&target.watch)?;
+    let begun = Instant::now();
+    crowd.serve(WATCH).map_err(failed)?;
+    let after = sample(&target.watch)?;
+    let took = begun.elapsed().as_secs_f64();
+    let each = (settled.resident_bytes.saturating_sub(before.resident_bytes)) as f64 / IDLE as f64;
+    let cpu = (after.cpu - settled.cpu).as_secs_f64() / took * 100.0;
+    let bar = |what: &str, figure: f64, unit, most, detail: String| Bar {
+        what: what.to_owned(),
+        figure: Spread::of([figure]),
+        unit,
+        bound: Bound::AtMost(most),
+        detail,
+    };
+    Ok(vec![
+        bar(
+            "10,000 idle agents: resident memory each",
+            each / 1_024.0,
+            "KiB",
+            48.0,
+            format!(
+                "{:.1} MiB before, {:.1} MiB with them; one run",
+                before.resident_bytes as f64 / 1048576.0,
+                settled.resident_bytes as f64 / 1048576.0
+            ),
+        ),
+        bar(
+            "10,000 idle agents: CPU of the router",
+            cpu,
+            "%",
+            2.0,
+            format!("of one core, over {took:.0} s; each sends a keepalive every 10 s; one run"),
+        ),
+    ])
+}
+
+/// Full handshakes with client certificates, Hello and Welcome, per core-second of the router.
+///
+/// # Errors
+/// As all rows.
+pub fn attach(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
+    let rig = rig(HANDSHAKES)?;
+    let target = rig.target()?;
+    let mut rates = [Vec::new(), Vec::new()];
+    for round in 0..settings.repeat {
+        for (rates, hybrid) in rates.iter_mut().zip([true, false]) {
+            let mut crowd = Crowd::new(target.egress, &target.receivers, hybrid).map_err(failed)?;
+            let before = sample(&target.watch)?;
+            crowd.attach(HANDSHAKES, INSTANCES).map_err(failed)?;
+            let cpu = (sample(&target.watch)?.cpu - before.cpu).as_secs_f64();
+            rates.push(HANDSHAKES as f64 / cpu.max(1e-9));
+            crowd.leave().map_err(failed)?;
+        }
+        tell(&format!(
+            "attach: round {} of {}",
+            round + 1,
+            settings.repeat
+        ));
+    }
+    let names = ["X25519MLKEM768 (default)", "X25519"];
+    Ok(names
+        .into_iter()
+        .zip(rates)
+        .map(|(name, rates)| Bar {
+            what: format!("attach: mutual TLS handshakes per core-second, {name}"),
+            figure: Spread::of(rates),
+            unit: "/s",
+            bound: Bound::AtLeast(1_200.0),
+            detail: format!(
+                "{HANDSHAKES} a run, ECDSA P-256 both ways, Hello and Welcome included"
+            ),
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_attaches_stays_and_leaves() {
+        const COUNT: usize = 130;
+        let rig = rig(COUNT).expect("a rig");
+        let target = rig.target().expect("a target");
+        let mut crowd = Crowd::new(target.egress, &target.receivers, false).expect("sockets");
+        crowd.attach(COUNT, INSTANCES).expect("all attach");
+        assert_eq!(crowd.attached(), COUNT);
+        crowd.serve(Duration::from_millis(100)).expect("all stay");
+        crowd.leave().expect("all leave");
+    }
+}

@@ -1,0 +1,193 @@
+//! Rows that compare shapes of load through the same router program: many to
+//! many, two routers in a row, groups, and what the router copies.
+
+use super::naive::SIZES;
+use super::{Bar, BarError, Bound, Settings};
+use crate::ceiling::{Spread, millions};
+use crate::load::{self, Plan, Report, group_labels};
+use crate::rig::Rig;
+
+/// Payload bytes of the comparisons.
+const SIZE: usize = 1_024;
+/// What the router sends where the path allows: its default.
+const PACKET: usize = 16_376;
+/// Senders, receivers and classes of "many to many", and receivers of a group.
+const MANY: usize = 10;
+
+/// CPU time a message (ns); with a group, a copy delivered.
+fn ns(report: &Report) -> f64 {
+    report.router_cpu.map_or(0.0, |cpu| cpu.ns_per_message)
+}
+
+/// Two loads, run in turn.
+struct Pair<'a> {
+    what: &'a str,
+    plain: Plan,
+    other: Plan,
+    /// Routers in a row for each.
+    routers: [usize; 2],
+}
+
+impl Pair<'_> {
+    /// `repeat` runs of each, in turn.
+    fn measure(
+        &self,
+        repeat: usize,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<[Vec<Report>; 2], BarError> {
+        let plans = [&self.plain, &self.other];
+        let rigs = [
+            Rig::start(plans[0], self.routers[0])?,
+            Rig::start(plans[1], self.routers[1])?,
+        ];
+        let mut reports = [Vec::new(), Vec::new()];
+        for round in 0..repeat {
+            for turn in 0..2 {
+                let n = (round + turn) % 2;
+                let target = rigs[n].target()?;
+                reports[n].push(load::run(plans[n], &target, &mut |_| {})?);
+            }
+            let last = |n: usize| reports[n].last().map_or(0.0, ns);
+            tell(&format!(
+                "{}: round {} of {repeat}: {:.0} ns against {:.0} ns",
+                self.what,
+                round + 1,
+                last(1),
+                last(0),
+            ));
+        }
+        Ok(reports)
+    }
+}
+
+/// Figures formed run by run.
+fn ratios(reports: &[Vec<Report>; 2], of: impl Fn(f64, f64) -> f64) -> Spread {
+    let pairs = reports[0].iter().zip(&reports[1]);
+    Spread::of(pairs.map(|(plain, other)| of(ns(plain).max(1e-9), ns(other).max(1e-9))))
+}
+
+fn detail(reports: &[Vec<Report>; 2], names: [&str; 2]) -> String {
+    let lost: u64 = reports.iter().flatten().map(|report| report.lost).sum();
+    let [plain, other] = [millions(&reports[0]), millions(&reports[1])];
+    let mut text = format!(
+        "{} {other:.3} M/core-s, {} {plain:.3}; {SIZE} B",
+        names[1], names[0]
+    );
+    if lost > 0 {
+        text.push_str(&format!("; {lost} LOST"));
+    }
+    text
+}
+
+/// Ten senders, ten receivers and ten classes against one to one.
+///
+/// # Errors
+/// As [`super::naive::measure`], and so for all rows.
+pub fn many(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
+    let plain = settings.plan(SIZE, PACKET);
+    let other = Plan {
+        senders: MANY,
+        receivers: MANY,
+        classes: load::class_labels(MANY),
+        ..plain.clone()
+    };
+    let reports = Pair {
+        what: "many to many",
+        plain,
+        other,
+        routers: [1, 1],
+    }
+    .measure(settings.repeat, tell)?;
+    Ok(vec![Bar {
+        what: "10 senders x 10 receivers x 10 classes, against 1 to 1".to_owned(),
+        figure: ratios(&reports, |plain, many| plain / many),
+        unit: "x",
+        bound: Bound::AtLeast(0.7),
+        detail: detail(&reports, ["1 to 1", "10x10x10"]),
+    }])
+}
+
+/// Two routers in a row, CPU of both, against one.
+///
+/// # Errors
+/// As all rows.
+pub fn two_routers(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
+    let plan = settings.plan(SIZE, PACKET);
+    let reports = Pair {
+        what: "two routers",
+        plain: plan.clone(),
+        other: plan,
+        routers: [1, 2],
+    }
+    .measure(settings.repeat, tell)?;
+    Ok(vec![Bar {
+        what: "two routers in a row, CPU of both, against one".to_owned(),
+        figure: ratios(&reports, |one, two| two / one),
+        unit: "x",
+        bound: Bound::AtMost(2.1),
+        detail: detail(&reports, ["one", "two"]),
+    }])
+}
+
+/// A group of ten, CPU per delivered copy, against unicast.
+///
+/// # Errors
+/// As all rows.
+pub fn fan_out(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
+    let plain = settings.plan(SIZE, PACKET);
+    let other = Plan {
+        receivers: MANY,
+        fan_out: true,
+        classes: group_labels(settings.labels.min(1_000)),
+        ..plain.clone()
+    };
+    let reports = Pair {
+        what: "fan-out",
+        plain,
+        other,
+        routers: [1, 1],
+    }
+    .measure(settings.repeat, tell)?;
+    Ok(vec![Bar {
+        what: "fan-out to 10: CPU per delivered copy, against unicast".to_owned(),
+        figure: ratios(&reports, |unicast, copy| copy / unicast),
+        unit: "x",
+        bound: Bound::AtMost(0.8),
+        detail: detail(&reports, ["unicast", "copies"]),
+    }])
+}
+
+/// Bytes the router's own code copies, in percent of those forwarded.
+///
+/// # Errors
+/// As all rows.
+pub fn copied(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
+    let rig = Rig::start(&settings.plan(SIZE, PACKET), 1)?;
+    let mut parts: Vec<Vec<f64>> = vec![Vec::new(); SIZES.len()];
+    for round in 0..settings.repeat {
+        for (size, parts) in SIZES.iter().zip(&mut parts) {
+            let before = rig.counters()?;
+            let plan = settings.plan(*size, PACKET);
+            load::run(&plan, &rig.target()?, &mut |_| {})?;
+            let after = rig.counters()?;
+            let forwarded = (after.forwarded_bytes - before.forwarded_bytes).max(1.0);
+            parts.push(100.0 * (after.copied_bytes - before.copied_bytes) / forwarded);
+        }
+        tell(&format!(
+            "copied: round {} of {}",
+            round + 1,
+            settings.repeat
+        ));
+    }
+    Ok(SIZES
+        .iter()
+        .zip(parts)
+        .map(|(size, parts)| Bar {
+            what: format!("copied by our code / forwarded, {size} B"),
+            figure: Spread::of(parts),
+            unit: "%",
+            bound: Bound::AtMost(0.5),
+            detail: "router_copied_bytes_total / router_forwarded_bytes_total".to_owned(),
+        })
+        .collect())
+}

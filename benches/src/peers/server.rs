@@ -1,0 +1,132 @@
+//! A peer's server process: started at its place, waited for, watched, ended.
+
+use super::{PeerError, Place};
+use crate::load::ProcessWatch;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A server listens in milliseconds; this is for a busy machine.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// One that does not end by itself within this time is killed.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A running server; ends when dropped.
+pub struct ServerProcess {
+    child: Child,
+    name: &'static str,
+}
+
+impl ServerProcess {
+    /// Starts `program` at `place`; its output goes to `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(
+        name: &'static str,
+        place: &Place,
+        program: &Path,
+        arguments: &[String],
+        log: &Path,
+    ) -> Result<ServerProcess, PeerError> {
+        let failed = |e| PeerError::Io(name, e);
+        let out = File::create(log).map_err(failed)?;
+        let err = out.try_clone().map_err(failed)?;
+        let mut command = match place.prefix.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        let child = command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .map_err(failed)?;
+        Ok(ServerProcess { child, name })
+    }
+
+    /// Waits until it takes TCP connections.
+    ///
+    /// # Errors
+    /// When it ends or does not listen in time.
+    pub fn wait_listening(&mut self, address: SocketAddr, log: &Path) -> Result<(), PeerError> {
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            if TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
+                return Ok(());
+            }
+            self.alive(log)?;
+            if Instant::now() > deadline {
+                let what = format!("{} does not listen on {address}", self.name);
+                return Err(PeerError::Failed(what));
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    /// Fails with the end of its log when it has ended.
+    ///
+    /// # Errors
+    /// [`PeerError::Failed`].
+    pub fn alive(&mut self, log: &Path) -> Result<(), PeerError> {
+        let Ok(Some(status)) = self.child.try_wait() else {
+            return Ok(());
+        };
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let end = lines[lines.len().saturating_sub(5)..].join(" / ");
+        Err(PeerError::Failed(format!(
+            "{} ended with {status}: {end}",
+            self.name
+        )))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// For its CPU time.
+    pub fn watch(&self) -> ProcessWatch {
+        ProcessWatch::new(vec![self.child.id()])
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let terminate = rustix::process::Signal::TERM;
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            // It may have ended already.
+            let _ = rustix::process::kill_process(pid, terminate);
+        }
+        let deadline = Instant::now() + END_PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that was free a moment ago, for TCP and UDP, on all addresses: servers of others take no port 0.
+///
+/// # Errors
+/// When the system has none.
+pub fn free_port() -> Result<u16, PeerError> {
+    for _ in 0..100 {
+        let failed = |e| PeerError::Io("finding a free port", e);
+        let listener = TcpListener::bind(("0.0.0.0", 0)).map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        if UdpSocket::bind(("0.0.0.0", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(PeerError::Failed("no free port".to_owned()))
+}

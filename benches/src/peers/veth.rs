@@ -1,0 +1,76 @@
+//! A link of 1500 bytes to a network namespace, for servers: what an
+//! Ethernet path does to packet sizes. Needs root and `ip`.
+
+use super::{Path, PeerError, Place};
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
+
+/// Address of the generator's end and of the servers' end: 198.18.0.0/15 is for benchmarks (RFC 2544).
+const NEAR: Ipv4Addr = Ipv4Addr::new(198, 18, 77, 1);
+const FAR: Ipv4Addr = Ipv4Addr::new(198, 18, 77, 2);
+
+/// The link and the namespace; both go with it.
+pub struct Veth {
+    namespace: String,
+}
+
+impl Veth {
+    /// Makes a namespace and a link to it, both ends up.
+    ///
+    /// # Errors
+    /// When `ip` refuses: not root, or no such tool.
+    pub fn open() -> Result<Veth, PeerError> {
+        let id = std::process::id();
+        let veth = Veth {
+            namespace: format!("caplane-load-{id}"),
+        };
+        let (near, far) = (format!("clv{id}a"), format!("clv{id}b"));
+        let name = &veth.namespace;
+        ip(&format!("netns add {name}"))?;
+        ip(&format!(
+            "link add {near} mtu 1500 type veth peer name {far} mtu 1500 netns {name}"
+        ))?;
+        ip(&format!("addr add {NEAR}/30 dev {near}"))?;
+        ip(&format!("link set {near} up"))?;
+        ip(&format!("-n {name} addr add {FAR}/30 dev {far}"))?;
+        ip(&format!("-n {name} link set {far} up"))?;
+        ip(&format!("-n {name} link set lo up"))?;
+        Ok(veth)
+    }
+
+    /// Servers at its far end.
+    pub fn place(&self) -> Place {
+        let prefix = ["ip", "netns", "exec", self.namespace.as_str()];
+        Place {
+            path: Path::Veth,
+            server: IpAddr::V4(FAR),
+            generator: IpAddr::V4(NEAR),
+            prefix: prefix.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+impl Drop for Veth {
+    fn drop(&mut self) {
+        // The link goes with the namespace that holds its far end.
+        if let Err(error) = ip(&format!("netns delete {}", self.namespace)) {
+            tracing::warn!(%error, "veth");
+        }
+    }
+}
+
+fn ip(arguments: &str) -> Result<(), PeerError> {
+    let output = Command::new("ip")
+        .args(arguments.split(' '))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| PeerError::Io("ip", e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    Err(PeerError::Failed(format!(
+        "ip {arguments}: {}",
+        text.trim()
+    )))
+}
