@@ -23,7 +23,11 @@ use crate::quic::DatagramBytes;
 use crate::steering::{Group, Steering};
 use crate::train::{Built, Trains};
 
-/// GRO batches read per tick, so that what was read is acted upon before more is read: 2 MB at most.
+/// What is read per tick, so that it is acted upon and sent on while it is in the processor's cache: eight full GRO batches. With
+/// 32 of them a hop cost 7 to 8 % more per 1 KiB message in packets of 1350, with four 8 to 15 % more in large packets (bench `transport`).
+const BYTES_PER_TICK: usize = 512 << 10;
+
+/// Batches read per tick, when they are small.
 const BATCHES_PER_TICK: usize = 32;
 
 /// When every slab is in use, look again after this time.
@@ -194,10 +198,13 @@ impl Endpoint {
     /// When the socket fails for good.
     pub fn receive(&mut self, now: Instant) -> io::Result<()> {
         self.core.begin_tick(now);
-        for _ in 0..BATCHES_PER_TICK {
-            let Some(batch) = self.driver.receive()? else {
-                break;
-            };
+        let (mut bytes, mut batches) = (0, 0);
+        while bytes < BYTES_PER_TICK
+            && batches < BATCHES_PER_TICK
+            && let Some(batch) = self.driver.receive()?
+        {
+            bytes += batch.data.len();
+            batches += 1;
             self.core.batch(batch);
         }
         self.core.exchange();
