@@ -24,7 +24,8 @@ use crate::steering::{Group, Steering};
 use crate::train::{Built, Trains};
 
 /// What is read per tick, so that it is acted upon and sent on while it is in the processor's cache: eight full GRO batches. With
-/// 32 of them a hop cost 7 to 8 % more per 1 KiB message in packets of 1350, with four 8 to 15 % more in large packets (bench `transport`).
+/// 32 of them a hop cost 7 to 8 % more per 1 KiB message in packets of 1350, with four 8 to 15 % more in large packets (bench
+/// `transport`).
 const BYTES_PER_TICK: usize = 512 << 10;
 
 /// Batches read per tick, when they are small.
