@@ -5,6 +5,7 @@ mod support;
 use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use caplane_transport::{Endpoint, EndpointConfig, EndpointError, PeerId};
 use socket2::{MsgHdr, SockAddr, Socket};
@@ -12,8 +13,22 @@ use support::relay::Relay;
 use support::*;
 
 fn group(ca: &Ca, listen: SocketAddr, workers: u8, dual_stack: bool) -> Vec<Node> {
+    group_with_window(ca, listen, workers, dual_stack, 128 << 10)
+}
+
+/// `window`: of a stream and of a connection. The relays' socket buffers are the system's default, 208 KB: all windows must fit.
+fn group_with_window(
+    ca: &Ca,
+    listen: SocketAddr,
+    workers: u8,
+    dual_stack: bool,
+    window: u64,
+) -> Vec<Node> {
     let mut config = EndpointConfig::new(listen, ca.credentials("router/one"));
     config.dual_stack = dual_stack;
+    (config.stream_window, config.connection_window) = (window, window);
+    // What is lost all the same may take a while on a busy machine.
+    config.silence = Some(Duration::from_secs(10));
     let group = Endpoint::bind_group(config, workers).expect("bind a group");
     group.into_iter().map(Node::new).collect()
 }
@@ -22,8 +37,7 @@ fn client(ca: &Ca, listen: SocketAddr) -> Node {
     let mut config = EndpointConfig::new(listen, ca.credentials("agent/one"));
     config.accept = false;
     config.udp_payload_max = 1_400;
-    config.stream_window = 128 << 10;
-    config.connection_window = 128 << 10;
+    config.silence = Some(Duration::from_secs(10));
     Node::bind(config)
 }
 
@@ -201,7 +215,7 @@ impl Merger {
 #[test]
 fn packets_in_the_wrong_batch_reach_their_worker() {
     let ca = Ca::new("test root");
-    let mut workers = group(&ca, v4(), 4, false);
+    let mut workers = group_with_window(&ca, v4(), 4, false, 12 << 10);
     let mut client = client(&ca, v4());
     let mut merger = Merger::new(workers[0].address());
     let through = merger.socket.local_addr().expect("an address");
@@ -242,6 +256,14 @@ fn packets_in_the_wrong_batch_reach_their_worker() {
             workers.iter().all(|node| node.messages.len() == 4 * 200)
         },
     );
+    // What was sent on last may still be on its way.
+    run(&mut client, &mut workers, "taken over", |_, workers| {
+        let counters = workers.iter().map(|node| node.endpoint.counters());
+        let (on, over) = counters.fold((0, 0), |(on, over), c| {
+            (on + c.packets_missteered, over + c.packets_taken_over)
+        });
+        on > 0 && on == over
+    });
     assert!(merger.mixed > 0, "trains that mix workers were sent");
     let sum = |count: fn(&caplane_transport::Counters) -> u64| -> u64 {
         workers
@@ -249,8 +271,6 @@ fn packets_in_the_wrong_batch_reach_their_worker() {
             .map(|node| count(node.endpoint.counters()))
             .sum()
     };
-    assert!(sum(|c| c.packets_missteered) > 0);
-    assert_eq!(sum(|c| c.packets_missteered), sum(|c| c.packets_taken_over));
     assert_eq!(sum(|c| c.packets_ring_full), 0);
     for node in &workers {
         let from: HashSet<PeerId> = node.messages.iter().map(|(peer, ..)| *peer).collect();
