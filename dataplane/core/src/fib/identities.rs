@@ -12,7 +12,7 @@ use super::entry::IdentityEntry;
 use crate::mix::{MixMap, MixState, mix64};
 
 /// 1,024 shards: at 1 M identities a change copies about a thousand references.
-const SHARDS: usize = 1_024;
+pub(crate) const SHARDS: usize = 1_024;
 
 #[derive(Clone)]
 struct ByUri(Arc<IdentityEntry>);
@@ -47,7 +47,8 @@ pub(crate) struct Identities {
     by_agent: Arc<[Arc<AgentShard>]>,
 }
 
-fn uri_shard(uri: &str) -> usize {
+/// The shard of an identity, below [`SHARDS`].
+pub(crate) fn uri_shard(uri: &str) -> usize {
     MixState::default().hash_one(uri) as usize % SHARDS
 }
 
@@ -77,9 +78,12 @@ impl Identities {
             .flat_map(|shard| shard.iter().map(|by| &by.0))
     }
 
-    /// True when both hold the very same entries without looking at any.
-    pub fn same(&self, other: &Identities) -> bool {
-        Arc::ptr_eq(&self.by_uri, &other.by_uri)
+    /// Shards of URIs in which an entry may differ, without looking at any.
+    pub fn changed<'a>(&'a self, other: &'a Identities) -> impl Iterator<Item = usize> + 'a {
+        let pairs = self.by_uri.iter().zip(other.by_uri.iter()).enumerate();
+        pairs
+            .filter(|(_, (mine, theirs))| !Arc::ptr_eq(mine, theirs))
+            .map(|(shard, _)| shard)
     }
 
     pub fn edit(&mut self) -> IdentityEdit<'_> {
@@ -100,6 +104,16 @@ pub(crate) struct IdentityEdit<'a> {
 
 impl IdentityEdit<'_> {
     pub fn put(&mut self, entry: &IdentityEntry) {
+        // The same again changes nothing for those attached.
+        let held = self.by_uri[uri_shard(&entry.uri)].get(entry.uri.as_str());
+        let agents = &self.by_agent[agent_shard(entry.agent)];
+        let agent = agents.get(&entry.agent.agent_number());
+        if let (Some(held), Some(agent)) = (held, agent)
+            && Arc::ptr_eq(&held.0, agent)
+            && **agent == *entry
+        {
+            return;
+        }
         self.remove(&entry.uri);
         let entry = Arc::new(entry.clone());
         let agents = Arc::make_mut(&mut self.by_agent[agent_shard(entry.agent)]);

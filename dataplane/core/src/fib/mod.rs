@@ -35,6 +35,7 @@ use caplane_wire::{Label, LabelKind};
 use crate::mix::MixMap;
 use edge::EdgeTable;
 use identities::Identities;
+pub(crate) use identities::{SHARDS, uri_shard};
 
 type Policies = MixMap<u32, Arc<Policy>>;
 
@@ -125,6 +126,8 @@ impl Fib {
     fn apply_small(&mut self, delta: &Delta) {
         for entry in &delta.upserts {
             match entry {
+                // The same again changes nothing for those attached.
+                Entry::Policy(e) if self.policies.get(&e.id).is_some_and(|p| p.entry() == e) => {}
                 Entry::Policy(e) => {
                     let policy = Arc::new(Policy::compile(e.clone()));
                     Arc::make_mut(&mut self.policies).insert(e.id, policy);
@@ -384,9 +387,12 @@ impl Fib {
         self.identities.of_uri(uri)
     }
 
-    /// True when no identity differs, without looking at any.
-    pub(crate) fn same_identities(&self, other: &Fib) -> bool {
-        self.identities.same(&other.identities)
+    /// Shards whose identities may differ, without looking at any (see [`identities::uri_shard`]).
+    pub(crate) fn changed_identities<'a>(
+        &'a self,
+        other: &'a Fib,
+    ) -> impl Iterator<Item = usize> + 'a {
+        self.identities.changed(&other.identities)
     }
 
     /// True when no policy group differs, without looking at any.

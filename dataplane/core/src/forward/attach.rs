@@ -9,6 +9,7 @@ use super::notice::NoticeBucket;
 use super::peers::{Instance, Peer, PeerIdx, Role};
 use super::police::renewed;
 use super::{Forwarder, PeerError, PeerKey, PeerRole, Pressure};
+use crate::fib::uri_shard;
 use crate::{DropReason, Fib, Now};
 
 impl Forwarder {
@@ -19,18 +20,18 @@ impl Forwarder {
         let old = core::mem::replace(&mut self.fib, fib);
         let fib = self.fib.clone();
         let mut unknown = Vec::new();
-        if !fib.same_identities(&old) || !fib.same_policies(&old) {
-            let instances = self.peers.iter_mut();
-            for (at, peer) in instances {
-                let Role::Instance(instance) = &mut peer.role else {
-                    continue;
-                };
-                renew(&fib, at, instance, &mut self.local);
-                let held = peer.policer.take();
-                peer.policer = renewed(held, instance, self.config.instance_rate);
-                if instance.identity.is_none() {
-                    unknown.push(peer.key);
+        if fib.same_policies(&old) {
+            // What an agent's registration costs does not grow with how many are attached.
+            for shard in fib.changed_identities(&old) {
+                for at in 0..self.instances.of(shard).len() {
+                    let at = self.instances.of(shard)[at];
+                    self.renew(at, &mut unknown);
                 }
+            }
+        } else {
+            let all: Vec<PeerIdx> = self.peers.iter().map(|(at, _)| at).collect();
+            for at in all {
+                self.renew(at, &mut unknown);
             }
         }
         if !fib.same_topology(&old) {
@@ -96,7 +97,9 @@ impl Forwarder {
             draining: false,
         };
         let policer = renewed(None, &instance, self.config.instance_rate);
+        let shard = uri_shard(&instance.uri);
         let at = self.insert(key, Role::Instance(Box::new(instance)));
+        self.instances.add(shard, at);
         self.peers.get_mut(at).policer = policer;
         self.local.attach(at, label);
         self.local.serve(at, label, &identity);
@@ -129,6 +132,7 @@ impl Forwarder {
                     self.local.unserve(at, identity, true);
                 }
                 self.local.detach(at, instance.label);
+                self.instances.remove(uri_shard(&instance.uri), at);
                 false
             }
             Role::Neighbour { .. } => {
@@ -220,6 +224,20 @@ impl Forwarder {
     pub fn peer_datagram_max(&mut self, peer: PeerKey, bytes: usize) {
         if let Some(at) = self.peers.find(peer) {
             self.peers.get_mut(at).datagram_max = bytes;
+        }
+    }
+
+    /// Brings an instance in step with the table; one that it does not know any more goes to `unknown`.
+    fn renew(&mut self, at: PeerIdx, unknown: &mut Vec<PeerKey>) {
+        let peer = self.peers.get_mut(at);
+        let Role::Instance(instance) = &mut peer.role else {
+            return;
+        };
+        renew(&self.fib, at, instance, &mut self.local);
+        let held = peer.policer.take();
+        peer.policer = renewed(held, instance, self.config.instance_rate);
+        if instance.identity.is_none() {
+            unknown.push(peer.key);
         }
     }
 

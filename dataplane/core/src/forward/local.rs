@@ -22,7 +22,15 @@ pub(super) struct LocalMember {
 pub(super) struct Several {
     members: Vec<LocalMember>,
     /// Made when the members are many.
-    seats: Option<Box<Seats>>,
+    crowd: Option<Box<Crowd>>,
+}
+
+/// What makes choosing from many members, and finding one of them, cost what it costs with few.
+#[derive(Default)]
+struct Crowd {
+    seats: Seats,
+    /// Peer -> its place among the members.
+    places: MixMap<u32, u32>,
 }
 
 /// From here on choosing by seats is cheaper than looking at every member.
@@ -37,51 +45,63 @@ impl Several {
     /// How a large set is chosen from; `None` = look at the members.
     #[inline]
     pub fn seats(&self) -> Option<&Seats> {
-        self.seats.as_deref()
+        self.crowd.as_deref().map(|crowd| &crowd.seats)
+    }
+
+    fn place(&self, peer: PeerIdx) -> Option<usize> {
+        match &self.crowd {
+            Some(crowd) => crowd.places.get(&peer.0).map(|at| *at as usize),
+            None => self.members.iter().position(|member| member.peer == peer),
+        }
     }
 
     /// Adds a member; one that is there already keeps the larger weight.
     fn add(&mut self, new: LocalMember) {
-        let at = self
-            .members
-            .iter()
-            .position(|member| member.peer == new.peer);
-        let at = at.unwrap_or_else(|| {
+        let at = self.place(new.peer).unwrap_or_else(|| {
             self.members.push(new);
             self.members.len() - 1
         });
         let member = &mut self.members[at];
         member.weight = member.weight.max(new.weight);
         let member = *member;
-        if let Some(seats) = &mut self.seats {
-            member.sit(seats);
+        if let Some(crowd) = &mut self.crowd {
+            crowd.join(&member, at);
         } else if self.members.len() > MANY {
-            let mut seats = Box::new(Seats::default());
-            self.members
-                .iter()
-                .for_each(|member| member.sit(&mut seats));
-            self.seats = Some(seats);
+            let mut crowd = Box::<Crowd>::default();
+            let members = self.members.iter().enumerate();
+            members.for_each(|(at, member)| crowd.join(member, at));
+            self.crowd = Some(crowd);
         }
     }
 
     fn remove(&mut self, peer: PeerIdx) {
-        let Some(at) = self.members.iter().position(|member| member.peer == peer) else {
+        let Some(at) = self.place(peer) else {
             return;
         };
         let gone = self.members.swap_remove(at);
         // Not at once at MANY: a set that goes to and fro should not be made anew each time.
         if self.members.len() < MANY / 2 {
-            self.seats = None;
+            self.crowd = None;
         }
-        if let Some(seats) = &mut self.seats {
-            seats.remove(gone.label.bits());
+        if let Some(crowd) = &mut self.crowd {
+            crowd.seats.remove(gone.label.bits());
+            crowd.places.remove(&gone.peer.0);
+            if let Some(moved) = self.members.get(at) {
+                crowd.places.insert(moved.peer.0, at as u32);
+            }
         }
     }
 }
 
-impl LocalMember {
-    fn sit(&self, seats: &mut Seats) {
-        seats.put(self.label.bits(), self.weight, self.peer.0);
+impl Crowd {
+    fn join(&mut self, member: &LocalMember, at: usize) {
+        let LocalMember {
+            peer,
+            label,
+            weight,
+        } = *member;
+        self.seats.put(label.bits(), weight, peer.0);
+        self.places.insert(peer.0, at as u32);
     }
 }
 

@@ -36,7 +36,7 @@ use caplane_wire::{Label, TrafficClass};
 use crate::{Counters, DropReason, Fib};
 use egress::Ledger;
 use local::LocalTable;
-use peers::Peers;
+use peers::{Instances, Peers};
 use replicate::Fanout;
 use routes::Routes;
 
@@ -194,6 +194,7 @@ pub struct Forwarder {
     config: ForwarderConfig,
     fib: Arc<Fib>,
     peers: Peers,
+    instances: Instances,
     local: LocalTable,
     routes: Routes,
     ledger: Ledger,
@@ -216,6 +217,7 @@ impl Forwarder {
             config,
             fib,
             peers: Peers::default(),
+            instances: Instances::default(),
             local: LocalTable::default(),
             routes: Routes::default(),
             ledger: Ledger::default(),

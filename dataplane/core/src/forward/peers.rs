@@ -9,7 +9,7 @@ use super::PeerKey;
 use super::egress::Egress;
 use super::notice::NoticeBucket;
 use super::police::Policer;
-use crate::fib::{IdentityEntry, Policy};
+use crate::fib::{IdentityEntry, Policy, SHARDS as IDENTITY_SHARDS};
 
 /// Index of a peer in [`Peers`]. Local and route tables drop theirs when the peer goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +48,32 @@ impl Peer {
         match &self.role {
             Role::Instance(instance) => Some(instance),
             Role::Neighbour { .. } => None,
+        }
+    }
+}
+
+/// Attached instances by the shard of the table that holds their identity.
+#[derive(Default)]
+pub(super) struct Instances {
+    /// Made with the first instance.
+    shards: Vec<Vec<PeerIdx>>,
+}
+
+impl Instances {
+    pub fn of(&self, shard: usize) -> &[PeerIdx] {
+        self.shards.get(shard).map_or(&[], Vec::as_slice)
+    }
+
+    pub fn add(&mut self, shard: usize, at: PeerIdx) {
+        if self.shards.is_empty() {
+            self.shards.resize_with(IDENTITY_SHARDS, Vec::new);
+        }
+        self.shards[shard].push(at);
+    }
+
+    pub fn remove(&mut self, shard: usize, at: PeerIdx) {
+        if let Some(instances) = self.shards.get_mut(shard) {
+            instances.retain(|held| *held != at);
         }
     }
 }
@@ -111,10 +137,5 @@ impl Peers {
     pub fn iter(&self) -> impl Iterator<Item = (PeerIdx, &Peer)> {
         let slab = self.slab.iter().enumerate();
         slab.filter_map(|(at, peer)| Some((PeerIdx(at as u32), peer.as_deref()?)))
-    }
-
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (PeerIdx, &mut Peer)> {
-        let slab = self.slab.iter_mut().enumerate();
-        slab.filter_map(|(at, peer)| Some((PeerIdx(at as u32), peer.as_deref_mut()?)))
     }
 }
