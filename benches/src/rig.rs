@@ -446,7 +446,8 @@ impl Rig {
         }));
         table.put(self.identity(&self.sender.uri, SENDER_AGENT, Vec::new(), Vec::new()));
         for (r, issued) in self.receivers.iter().enumerate() {
-            let classes = (0..plan.classes.len())
+            // Flow n asks for class n modulo their number: no flow asks for one beyond.
+            let classes = (0..plan.classes.len().min(plan.flows))
                 .filter(|k| serves(r, plan.receivers, *k, plan.classes.len()))
                 .map(|k| Membership {
                     tenant: plan.tenant,

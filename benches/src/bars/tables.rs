@@ -42,9 +42,15 @@ fn pair(plan: &Plan, rig: &Rig, entries: usize, every: Duration) -> Result<[Repo
 /// Blocked time a change, with what the receiver saw beside it.
 fn blocked(what: &str, pairs: &[[Report; 2]]) -> Bar {
     let silence = |n: usize| Spread::of(pairs.iter().map(|pair| pair[n].longest_silence_ms));
-    let figure = pairs
-        .iter()
-        .filter_map(|[_, changed]| changed.table_churn?.blocked_ms);
+    let changes = pairs.iter().filter_map(|[_, changed]| changed.table_churn);
+    let mut figure: Vec<f64> = changes
+        .filter(|change| change.deltas > 0)
+        .filter_map(|change| change.blocked_ms)
+        .collect();
+    if figure.is_empty() {
+        // No change came into force within the window: that must not pass for no blocking.
+        figure.push(f64::INFINITY);
+    }
     Bar {
         what: format!("{what}: blocked time (lost / offered rate)"),
         figure: Spread::of(figure),

@@ -80,9 +80,9 @@ struct Session {
     router: String,
     outgoing: mpsc::Sender<Result<ControllerMessage, Status>>,
     /// What the router accepted last.
-    held: Option<(Table, u64)>,
+    held: Option<(Arc<Table>, u64)>,
     /// What it was sent and has not answered; the next update waits for that.
-    offered: Option<(Table, u64)>,
+    offered: Option<(Arc<Table>, u64)>,
     /// Generation it refused last: not offered again.
     refused: Option<u64>,
     nonce: u64,
@@ -157,15 +157,21 @@ impl Session {
         let (table, generation) = {
             let book = self.state.book();
             let view = &book.routers[&self.router];
-            (view.table.clone(), view.generation)
+            (Arc::clone(&view.table), view.generation)
         };
         let held = self.held.as_ref().map(|(_, held)| *held);
         if held == Some(generation) || self.refused == Some(generation) {
             return Ok(());
         }
         self.nonce += 1;
-        let before = self.held.as_ref().map(|(table, held)| (table, *held));
-        let parts = table.update(before, generation, self.nonce);
+        let (before, nonce, wanted) = (self.held.clone(), self.nonce, Arc::clone(&table));
+        // A million entries take a second: the session's keepalives must not wait for that.
+        let parts = tokio::task::spawn_blocking(move || {
+            let before = before.as_ref().map(|(table, held)| (table.as_ref(), *held));
+            wanted.update(before, generation, nonce)
+        })
+        .await
+        .map_err(|_| Status::internal("comparing tables failed"))?;
         self.note(|view| view.pushed = Some((generation, std::time::Instant::now())));
         for part in parts {
             self.send(Down::Update(part)).await?;
@@ -288,10 +294,10 @@ impl super::Book {
         for name in names {
             self.edit(&name, |view| {
                 for attachment in down {
-                    detach(&mut view.table, attachment.label);
+                    detach(Arc::make_mut(&mut view.table), attachment.label);
                 }
                 for attachment in up {
-                    attach(&mut view.table, attachment, label);
+                    attach(Arc::make_mut(&mut view.table), attachment, label);
                 }
             });
         }
