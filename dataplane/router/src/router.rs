@@ -376,6 +376,8 @@ fn endpoint_config(config: &RouterConfig, credentials: Credentials) -> EndpointC
     // Queues pin slabs; as many again are being read into, or sent and not yet acknowledged.
     let queue_slabs = config.limits.queue_total_bytes_max / ForwarderConfig::default().slab_bytes;
     endpoint.slabs_max = (2 * queue_slabs).max(64);
+    // One for each bulk stream of a link at the least: all of them may stand still.
+    endpoint.bulk_slabs_max = queue_slabs.max(256);
     endpoint.control_message_max = CONTROL_BYTES_MAX;
     endpoint.io = config.io.driver;
     endpoint.interface.clone_from(&config.io.interface);

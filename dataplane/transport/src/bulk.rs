@@ -46,7 +46,7 @@ impl BulkState {
         }
         let mut buffer = std::mem::take(&mut self.head);
         if buffer.capacity() == 0 {
-            match context.pool.take() {
+            match context.pools.bulk.take() {
                 Some(slab) => buffer = slab,
                 None => return Step::Starved,
             }
@@ -58,11 +58,11 @@ impl BulkState {
                 self.chunk(bulk, buffer, read, fin, quic, context)
             }
             Err(quiche::Error::StreamReset(code)) => {
-                context.pool.give(buffer);
+                context.pools.bulk.give(buffer);
                 over(bulk, code, context)
             }
             Err(_) => {
-                self.keep(buffer, context.pool);
+                self.keep(buffer, &mut context.pools.bulk);
                 Step::Nothing
             }
         }
@@ -84,21 +84,21 @@ impl BulkState {
         let known = match known {
             Ok(known) => known,
             Err(error) => {
-                context.pool.give(buffer);
+                context.pools.bulk.give(buffer);
                 return refuse(bulk, &error, quic, context);
             }
         };
         let complete = self.length.is_some_and(|length| length.finish().is_ok());
         if fin && !complete {
-            context.pool.give(buffer);
+            context.pools.bulk.give(buffer);
             return over(bulk, StreamCode::CutShort.number(), context);
         }
         if !known || (read == 0 && !fin) {
-            self.keep(buffer, context.pool);
+            self.keep(buffer, &mut context.pools.bulk);
             return Step::Nothing;
         }
         let data = buffer.split();
-        context.pool.give(buffer);
+        context.pools.bulk.give(buffer);
         let event = Event::Bulk {
             peer: context.peer,
             bulk,

@@ -76,6 +76,9 @@ pub struct EndpointConfig {
     pub datagram_queue_max: usize,
     /// Most slabs in existence (256 KiB each): the receive memory budget of this endpoint.
     pub slabs_max: usize,
+    /// Most slabs in existence for bulk messages, beside those of `slabs_max`: each message to a receiver that stands still may pin
+    /// one. When they are used up, bulk messages wait; lanes, datagrams and control streams do not.
+    pub bulk_slabs_max: usize,
     /// Most slabs that the unfinished or unconsumed lanes of one peer may hold: no peer can starve the others of slabs.
     pub slabs_per_peer_max: usize,
     /// Differentiated services codepoint of all packets (0..=63, RFC 2474), unless `Endpoint::set_dscp` says otherwise for a
@@ -135,6 +138,7 @@ impl EndpointConfig {
             control_message_max: caplane_wire::control::CONTROL_FRAME_MAX,
             datagram_queue_max: 1_024,
             slabs_max: 2_048,
+            bulk_slabs_max: 1_024,
             slabs_per_peer_max: 16,
             dscp: 0,
             interface: None,
@@ -193,8 +197,8 @@ impl EndpointConfig {
         if self.control_message_max > caplane_wire::control::CONTROL_FRAME_MAX {
             return fault("control_message_max is above what the wire format allows");
         }
-        if self.slabs_max == 0 || self.slabs_per_peer_max == 0 {
-            return fault("slabs_max and slabs_per_peer_max must be at least 1");
+        if self.slabs_max == 0 || self.bulk_slabs_max == 0 || self.slabs_per_peer_max == 0 {
+            return fault("slabs_max, bulk_slabs_max and slabs_per_peer_max must be at least 1");
         }
         if self.dscp > DSCP_MAX {
             return fault("dscp must be 0 to 63");

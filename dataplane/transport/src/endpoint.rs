@@ -210,6 +210,7 @@ impl Endpoint {
         }
         self.core.exchange();
         self.core.run_timers();
+        self.core.retry_starved();
         self.core.settle();
         Ok(())
     }

@@ -152,12 +152,12 @@ impl LaneState {
 
     /// Moves on to a new slab, with the tail if there is one; false when none is to be had.
     fn next_slab(&mut self, context: &mut ReadContext<'_>) -> bool {
-        let Some(mut slab) = context.pool.take() else {
+        let Some(mut slab) = context.pools.lanes.take() else {
             return false;
         };
         slab.extend_from_slice(&self.buffer);
         context.counters.copied_bytes += self.buffer.len() as u64;
-        self.give(context.pool);
+        self.give(&mut context.pools.lanes);
         (self.buffer, self.slab) = (slab, true);
         true
     }
@@ -190,7 +190,7 @@ impl LaneState {
         };
         if !partial || self.end.is_some() {
             // An idle lane holds no slab; whoever reads next continues in this one.
-            self.give(context.pool);
+            self.give(&mut context.pools.lanes);
         }
         step
     }
@@ -265,7 +265,7 @@ impl LaneState {
         }
         let own = BytesMut::from(&self.buffer[..]);
         context.counters.copied_bytes += own.len() as u64;
-        self.give(context.pool);
+        self.give(&mut context.pools.lanes);
         self.buffer = own;
         false
     }

@@ -16,7 +16,7 @@ use crate::counters::Counters;
 use crate::event::{BulkRx, Event, LaneRx, PeerId};
 use crate::lanes::LaneState;
 use crate::quic::Quic;
-use crate::slab::SlabPool;
+use crate::slab::Pools;
 
 /// The stream id of the control stream: the dialling side's first bidirectional stream.
 pub(crate) const CONTROL_STREAM: u64 = 0;
@@ -29,7 +29,7 @@ const STOPS_MAX: u32 = 64;
 /// What reading needs beside the stream itself.
 pub(crate) struct ReadContext<'a> {
     pub(crate) peer: PeerId,
-    pub(crate) pool: &'a mut SlabPool,
+    pub(crate) pools: &'a mut Pools,
     pub(crate) counters: &'a mut Counters,
     pub(crate) bulk_message_max: u64,
     pub(crate) slabs_max: usize,
@@ -78,6 +78,8 @@ pub(crate) struct RxStreams {
     streams: HashMap<u64, Receiving>,
     /// Streams to be read, each at most once in here; lanes that are paused or out at the owner are left out.
     ready: VecDeque<u64>,
+    /// Streams to be read again once slabs came back; the others go on meanwhile.
+    starved: Vec<u64>,
     /// Slabs that lanes hold between reads, and lanes that wait for that to be fewer.
     slabs: usize,
     waiting: VecDeque<u64>,
@@ -90,6 +92,7 @@ impl RxStreams {
         Self {
             streams: HashMap::new(),
             ready: VecDeque::new(),
+            starved: Vec::new(),
             slabs: 0,
             waiting: VecDeque::new(),
             control: BytesMut::new(),
@@ -104,6 +107,13 @@ impl RxStreams {
         }
     }
 
+    /// Puts the streams that found no slab back among those to be read.
+    pub(crate) fn retry_starved(&mut self) {
+        for stream in std::mem::take(&mut self.starved) {
+            self.readable(stream);
+        }
+    }
+
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
@@ -115,14 +125,14 @@ impl RxStreams {
                 self.ready.extend(self.waiting.pop_front());
             }
             let Some(stream) = self.ready.pop_front() else {
-                return Step::Nothing;
+                return match self.starved.is_empty() {
+                    true => Step::Nothing,
+                    false => Step::Starved,
+                };
             };
             match self.read(stream, quic, context) {
                 Step::Nothing | Step::Over(None) => {}
-                Step::Starved => {
-                    self.ready.push_front(stream);
-                    return Step::Starved;
-                }
+                Step::Starved => self.starved.push(stream),
                 step => return step,
             }
         }
@@ -291,14 +301,14 @@ impl RxStreams {
     }
 
     /// Refuses the rest of a stream.
-    pub(crate) fn refuse(&mut self, stream: u64, code: u64, quic: &mut Quic, pool: &mut SlabPool) {
+    pub(crate) fn refuse(&mut self, stream: u64, code: u64, quic: &mut Quic, pools: &mut Pools) {
         match self.streams.remove(&stream) {
             Some(Receiving::Lane(lane)) => {
                 self.slabs -= usize::from(lane.holds_slab());
-                lane.release(pool);
+                lane.release(&mut pools.lanes);
                 self.ready.extend(self.waiting.pop_front());
             }
-            Some(Receiving::Bulk(bulk)) => bulk.release(pool),
+            Some(Receiving::Bulk(bulk)) => bulk.release(&mut pools.bulk),
             Some(Receiving::Preface { .. }) => {}
             Some(Receiving::Discard) | None => return,
         }
@@ -347,15 +357,16 @@ impl RxStreams {
     }
 
     /// Gives every slab back: the connection is gone.
-    pub(crate) fn release(&mut self, pool: &mut SlabPool) {
+    pub(crate) fn release(&mut self, pools: &mut Pools) {
         for (_, receiving) in self.streams.drain() {
             match receiving {
-                Receiving::Lane(lane) => lane.release(pool),
-                Receiving::Bulk(bulk) => bulk.release(pool),
+                Receiving::Lane(lane) => lane.release(&mut pools.lanes),
+                Receiving::Bulk(bulk) => bulk.release(&mut pools.bulk),
                 Receiving::Preface { .. } | Receiving::Discard => {}
             }
         }
         self.ready.clear();
+        self.starved.clear();
     }
 }
 

@@ -32,6 +32,21 @@ pub(crate) struct SlabPool {
     max: usize,
 }
 
+/// What is read into. Bulk messages to receivers that stand still pin what they were read into for as long as they stand, so
+/// they have slabs of their own: lanes never wait for them.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    pub(crate) lanes: SlabPool,
+    pub(crate) bulk: SlabPool,
+}
+
+impl Pools {
+    /// Slabs in existence.
+    pub(crate) fn existing(&self) -> usize {
+        self.lanes.existing() + self.bulk.existing()
+    }
+}
+
 impl SlabPool {
     pub(crate) fn new(max: usize) -> Self {
         Self {

@@ -21,7 +21,7 @@ impl Core {
         let connection = self.table.get_mut(peer)?;
         let context = ReadContext {
             peer,
-            pool: &mut self.pool,
+            pools: &mut self.pools,
             counters: &mut self.counters,
             bulk_message_max: self.config.bulk_message_max,
             slabs_max: connection.slabs_max,
@@ -36,9 +36,6 @@ impl Core {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
-            }
-            if self.starved {
-                return None;
             }
             let slot = self.readers.pop_front()?;
             let Some(connection) = self.table.slot(slot) else {
@@ -71,7 +68,7 @@ impl Core {
         match step {
             Step::Event(event) => return Some(event),
             Step::Starved if !ending => {
-                self.starved = true;
+                self.starving.push(peer.slot);
                 self.counters.slabs_exhausted += 1;
                 return None;
             }
@@ -128,7 +125,7 @@ impl Core {
         if let Some(connection) = self.table.get_mut(peer) {
             connection
                 .rx
-                .refuse(stream, code, &mut connection.quic, &mut self.pool);
+                .refuse(stream, code, &mut connection.quic, &mut self.pools);
             if connection.rx.has_ready() {
                 self.read_later(peer.slot);
             }

@@ -11,7 +11,6 @@ use crate::event::{CloseCause, Event, PeerId};
 impl Core {
     /// Looks after every connection that was touched since the last time.
     pub(crate) fn settle(&mut self) {
-        self.starved = false;
         let mut touched = std::mem::take(&mut self.touched);
         for slot in touched.drain(..) {
             self.settle_one(slot);

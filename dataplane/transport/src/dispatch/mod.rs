@@ -24,7 +24,7 @@ use crate::event::{Event, LaneRx, PeerId};
 use crate::io::{Batch, Driver, Origin, Port, Way};
 use crate::reset::ResetTokens;
 use crate::retry::RetryTokens;
-use crate::slab::SlabPool;
+use crate::slab::{Pools, SlabPool};
 use crate::steering::Steering;
 use crate::table::ConnectionTable;
 use crate::timers::Timers;
@@ -54,7 +54,7 @@ pub(crate) struct Core {
     now: Instant,
     timers: Timers,
     events: VecDeque<Event>,
-    pool: SlabPool,
+    pools: Pools,
     /// Slots of connections that packets or timers touched and that are to be settled.
     touched: Vec<u32>,
     /// Slots of connections with streams to read.
@@ -65,7 +65,8 @@ pub(crate) struct Core {
     dialled: Vec<u32>,
     /// Lanes that hold an unfinished message, and since when; oldest first.
     tails: VecDeque<(Instant, PeerId, LaneRx)>,
-    starved: bool,
+    /// Slots of connections with streams that found no slab.
+    starving: Vec<u32>,
 }
 
 impl Core {
@@ -94,13 +95,16 @@ impl Core {
             now,
             timers: Timers::default(),
             events: VecDeque::new(),
-            pool: SlabPool::new(config.slabs_max),
+            pools: Pools {
+                lanes: SlabPool::new(config.slabs_max),
+                bulk: SlabPool::new(config.bulk_slabs_max),
+            },
             touched: Vec::new(),
             readers: VecDeque::new(),
             dirty: Vec::new(),
             dialled: Vec::new(),
             tails: VecDeque::new(),
-            starved: false,
+            starving: Vec::new(),
             config,
         })
     }
@@ -127,13 +131,23 @@ impl Core {
     pub(crate) fn is_busy(&self) -> bool {
         !self.dirty.is_empty()
             || !self.events.is_empty()
-            || (!self.readers.is_empty() && !self.starved)
+            || !self.readers.is_empty()
             || !self.replies.is_empty()
             || self.steering.has_waiting()
     }
 
     pub(crate) fn is_starved(&self) -> bool {
-        self.starved
+        !self.starving.is_empty()
+    }
+
+    /// Streams that found no slab are tried again, once a tick.
+    pub(crate) fn retry_starved(&mut self) {
+        for slot in std::mem::take(&mut self.starving) {
+            if let Some(connection) = self.table.slot(slot) {
+                connection.rx.retry_starved();
+                self.read_later(slot);
+            }
+        }
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
@@ -360,7 +374,7 @@ impl Core {
 
     /// Moves the list of connections to flush into `slots`.
     pub(crate) fn take_dirty(&mut self, slots: &mut Vec<u32>) {
-        self.counters.slabs = self.pool.existing() as u64;
+        self.counters.slabs = self.pools.existing() as u64;
         slots.append(&mut self.dirty);
     }
 
@@ -414,7 +428,7 @@ impl Core {
         let Some(mut connection) = self.table.remove(slot) else {
             return;
         };
-        connection.rx.release(&mut self.pool);
+        connection.rx.release(&mut self.pools);
         if connection.dialled {
             self.dialled.retain(|dialled| *dialled != slot);
         }
