@@ -15,7 +15,7 @@
 //! | `steering` | groups of endpoints, one per worker: whose packet is it, rings to the others |
 //! | `retry`, `reset` | tokens: address validation, stateless reset |
 //! | `tls` | identities, and every decision about a certificate |
-//! | `io` | the socket; the only `unsafe` of the workspace |
+//! | `io` | the socket; the only `unsafe` of the programs |
 //!
 //! What it does not do: move a connection to another local address by itself (a peer's moves are followed); ECN; codepoints per
 //! traffic class (they are per connection, see [`Endpoint::set_dscp`]); find out that a path MTU *grew* before the next new
