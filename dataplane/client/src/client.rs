@@ -112,10 +112,15 @@ impl Client {
     pub async fn attached(&self) -> Result<Arc<Attachment>, CloseReason> {
         let mut attachment = self.handle.shared.attachment.subscribe();
         loop {
-            if let Some(attachment) = attachment.borrow_and_update().clone() {
-                return Ok(attachment);
+            // Read before it is known whether the client is closed: whoever closes it closes the outbox first.
+            let current = attachment.borrow_and_update().clone();
+            if self.handle.shared.outbox.is_closed() {
+                return Err(self.handle.shared.outbox.close_reason());
             }
-            if self.handle.shared.outbox.is_closed() || attachment.changed().await.is_err() {
+            if let Some(current) = current {
+                return Ok(current);
+            }
+            if attachment.changed().await.is_err() {
                 return Err(self.handle.shared.outbox.close_reason());
             }
         }

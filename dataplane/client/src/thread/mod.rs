@@ -482,13 +482,14 @@ impl Thread {
         if let Err(error) = self.endpoint.flush(Instant::now()) {
             tracing::debug!(event = "close_unsent", %error, "the router notices by its timeout");
         }
-        self.messenger.close(reason);
-        self.queries.close(reason);
         // Askers among the commands that were not run learn it from their dropped channels.
         drop(self.shared.outbox.close(reason.clone()));
+        self.shared.attachment.send_replace(None);
+        // Waits end last: who learns of the end by one finds the client closed and detached.
+        self.messenger.close(reason);
+        self.queries.close(reason);
         self.pass_on_effects();
         self.shared.inbox.close(reason.clone());
-        self.shared.attachment.send_replace(None);
         let _ = self.shared.events.send(ClientEvent::Closed(reason.clone()));
         if let Some(attaching) = self.attaching.take() {
             attaching.failed(AttachError::Config(
@@ -509,6 +510,7 @@ impl Drop for CloseOnExit {
         if !self.0.outbox.is_closed() {
             let reason = CloseReason::Transport("the transport thread panicked".into());
             drop(self.0.outbox.close(reason.clone()));
+            self.0.attachment.send_replace(None);
             self.0.inbox.close(reason);
         }
     }
