@@ -45,6 +45,13 @@ fn forward(c: &mut Criterion) {
     );
     measure(
         c,
+        "one router, 1 receiver, nothing remembered",
+        forgetful(),
+        1,
+        slabs(class),
+    );
+    measure(
+        c,
         "one router, 10 receivers",
         forwarder(10, false),
         1,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use caplane_core::fib::*;
-use caplane_core::forward::{PeerKey, PeerRole};
+use caplane_core::forward::{ForwarderConfig, PeerKey, PeerRole};
 use caplane_core::{Fib, Forwarder, Now};
 use caplane_wire::{HeaderRepr, Label, TrafficClass};
 
@@ -118,8 +118,21 @@ pub fn table(labels: usize, receivers: usize, remote: bool) -> Fib {
 }
 
 pub fn forwarder(receivers: usize, remote: bool) -> Forwarder {
+    configured(ForwarderConfig::default(), receivers, remote)
+}
+
+/// One to one; every message is looked up in the tables.
+pub fn forgetful() -> Forwarder {
+    let config = ForwarderConfig {
+        decisions_remembered: 0,
+        ..ForwarderConfig::default()
+    };
+    configured(config, 1, false)
+}
+
+fn configured(config: ForwarderConfig, receivers: usize, remote: bool) -> Forwarder {
     let fib = Arc::new(table(LABELS, receivers, remote));
-    let mut forwarder = Forwarder::new(Default::default(), fib);
+    let mut forwarder = Forwarder::new(config, fib);
     for number in 1..=receivers as u32 + 1 {
         let role = PeerRole::Instance {
             uri: format!("spiffe://d/{number}"),

@@ -17,6 +17,7 @@ impl Forwarder {
     /// names another agent, and neighbours without a link. They reach nothing and serve nothing from
     /// now on; close them.
     pub fn set_fib(&mut self, fib: Arc<Fib>) -> Vec<PeerKey> {
+        self.recall.forget();
         let old = core::mem::replace(&mut self.fib, fib);
         let fib = self.fib.clone();
         let mut unknown = Vec::new();
@@ -107,6 +108,7 @@ impl Forwarder {
     }
 
     fn insert(&mut self, key: PeerKey, role: Role) -> PeerIdx {
+        self.recall.forget();
         self.peers.insert(Peer {
             key,
             role,
@@ -126,6 +128,7 @@ impl Forwarder {
         let Some(mut gone) = self.peers.remove(at) else {
             return 0;
         };
+        self.recall.forget();
         let neighbour = match &gone.role {
             Role::Instance(instance) => {
                 if let Some(identity) = &instance.identity {
@@ -198,6 +201,7 @@ impl Forwarder {
         let Some(at) = self.peers.find(peer) else {
             return;
         };
+        self.recall.forget();
         if let Role::Instance(instance) = &mut self.peers.get_mut(at).role {
             instance.draining = true;
             if let Some(identity) = &instance.identity {
@@ -242,6 +246,7 @@ impl Forwarder {
     }
 
     fn rebuild_routes(&mut self) {
+        self.recall.forget();
         self.routes
             .rebuild(&self.fib, &self.peers, self.config.worker);
     }

@@ -45,6 +45,11 @@ pub struct ForwarderConfig {
     pub notices_per_second: u32,
     /// Notices made at once after a pause.
     pub notice_burst: u32,
+    /// Decisions each worker remembers, 16 bytes each, in memory of its own that is taken with the first message.
+    ///
+    /// Default 32,768 (512 KiB): what stays in a core's second cache beside the traffic. A worker whose senders ask
+    /// for more labels in turn than that looks into the tables, as it does the first time. 0 = none.
+    pub decisions_remembered: usize,
     /// What each attached instance may send where its policy group does not say.
     ///
     /// Default: no limit; a fabric's owner knows its agents, we do not.
@@ -65,6 +70,7 @@ impl Default for ForwarderConfig {
             lanes_per_class: 4,
             notices_per_second: 1_000,
             notice_burst: 200,
+            decisions_remembered: 32 << 10,
             instance_rate: Rate::UNLIMITED,
         }
     }

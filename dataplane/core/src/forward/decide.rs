@@ -1,88 +1,125 @@
-//! The forwarding decision: where does this header go? Reads tables and peers, changes nothing.
+//! The forwarding decision: where does this header go? Reads tables and peers; changes nothing but what is remembered
+//! of decisions.
 //!
 //! From an instance: ingress (source, kind, policy, priority cap; chooses the egress router, or the
 //! instance when that is this router). From a neighbour: transit by router label, or egress by
 //! requested label when the label is this router's own.
+
+use core::cell::Cell;
 
 use caplane_wire::{
     Flags, HEADER_LEN, Header, Kind, KnownExtensions, Label, LabelKind, TrafficClass,
 };
 
 use super::Forwarder;
+use super::local::SetAt;
 use super::peers::{Instance, PeerIdx, Role};
+use super::recall::{self, Tag};
 use crate::fib::Policy;
 use crate::mix::mix_pair;
 use crate::{DropReason, Now};
 
 type View<'a> = Header<&'a [u8; HEADER_LEN]>;
 
-/// What happens to a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Forward(Step),
-    /// To the members of a group; `class` after the cap, `routers` = copies to other routers too.
-    Replicate {
-        class: TrafficClass,
-        routers: bool,
-    },
-    Drop(DropReason),
-}
-
-/// Where it goes and what is written into its header on the way.
+/// Where a message goes and what is written into its header on the way. Its class becomes its [`Sender::class`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step {
+    /// [`PeerIdx::MEMBERS`] = it is for a group, and written when it is copied.
     pub to: PeerIdx,
     pub label: Label,
-    pub class: TrafficClass,
     pub hop_limit: u8,
     pub flags: Flags,
-    /// The priority was lowered.
-    pub capped: bool,
+    /// It goes to another egress router than the one it came to.
+    pub rerouted: bool,
 }
 
 impl Step {
     #[inline]
-    pub fn write(&self, head: &mut [u8; HEADER_LEN]) {
+    pub fn write(&self, class: TrafficClass, head: &mut [u8; HEADER_LEN]) {
         let mut header = Header::new_unchecked(head);
-        header.set_class(self.class);
+        header.set_class(class);
         header.set_hop_limit(self.hop_limit);
         header.set_flags(self.flags);
         header.set_label(self.label);
     }
 }
 
-/// A destination before next hops are looked at.
-#[derive(Clone, Copy)]
+/// A destination before members here and next hops are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// An attached instance.
     Here(PeerIdx),
+    /// One of several attached instances.
+    OneOf(SetAt),
     /// An egress router with a live next hop.
     Router(Label),
+    /// All members of a group.
+    Group,
 }
 
-/// How a member is chosen: by the flow, or by the load.
+/// A target, and what the way there makes of the header.
 #[derive(Clone, Copy)]
-pub(super) struct Key {
-    pub hash: u64,
-    pub affinity: bool,
-    pub class: TrafficClass,
+struct Way {
+    target: Target,
+    flags: Flags,
+    /// The neighbour it came from, to which transit never returns it.
+    back: Option<PeerIdx>,
 }
 
-impl Key {
+/// What the tables say.
+enum Route {
+    /// It holds for all messages that ask for the label, unless their flow was asked about.
+    Lasting(Way),
+    /// It holds for this message.
+    Once(Way),
+}
+
+/// The flow of a message, by which one of several members is chosen, and whether anybody asked for it: an answer
+/// that did not is the same for every flow.
+pub(super) struct Flow<'a> {
+    header: View<'a>,
+    /// After the cap: whose queues count as load.
+    pub class: TrafficClass,
+    asked: Cell<bool>,
+}
+
+impl<'a> Flow<'a> {
     #[inline]
-    fn of(header: &View<'_>, class: TrafficClass) -> Key {
-        let affinity = header.flags().contains(Flags::AFFINITY);
-        let flow = mix_pair(header.flow(), u64::from(header.source_label().bits()));
-        let hash = match affinity {
-            true => flow,
-            false => mix_pair(flow, u64::from(header.sequence())),
-        };
-        Key {
-            hash,
-            affinity,
+    fn of(header: &View<'a>, class: TrafficClass) -> Flow<'a> {
+        Flow {
+            header: *header,
             class,
+            asked: Cell::new(false),
         }
     }
+
+    /// The answer is this message's own.
+    #[inline]
+    pub fn depends(&self) {
+        self.asked.set(true);
+    }
+
+    /// Chosen by the flow, or else by the load?
+    #[inline]
+    pub fn affinity(&self) -> bool {
+        self.depends();
+        self.header.flags().contains(Flags::AFFINITY)
+    }
+
+    #[inline]
+    pub fn hash(&self) -> u64 {
+        let flow = path_hash(&self.header);
+        match self.affinity() {
+            true => flow,
+            false => mix_pair(flow, u64::from(self.header.sequence())),
+        }
+    }
+}
+
+/// Chooses among equal paths: the same for all messages of a flow.
+#[inline]
+fn path_hash(header: &View<'_>) -> u64 {
+    mix_pair(header.flow(), u64::from(header.source_label().bits()))
 }
 
 /// Whose permission a match needs.
@@ -95,34 +132,157 @@ pub(super) enum Asker<'a> {
     Source(Label),
 }
 
-impl Forwarder {
-    /// Decides one message: `head` is its header (version and kind checked), `body` what follows, which
-    /// begins with the extensions.
+/// A peer whose messages are decided, as far as each of them needs it.
+#[derive(Clone, Copy)]
+pub(super) struct Sender {
+    pub at: PeerIdx,
+    /// Under which its answers are remembered; `None` = none is.
+    tag: Option<Tag>,
+    pub is_instance: bool,
+    /// What its messages' class is lowered to, or stays.
+    pub class: TrafficClass,
+    /// The priority is lowered.
+    pub is_capped: bool,
+    /// The source label an instance must name; of a neighbour, this router's own label.
+    label: Label,
+    domain: u32,
+}
+
+impl Sender {
     #[inline]
+    fn is_ours(&self, domain: u32) -> bool {
+        domain == 0 || domain == self.domain
+    }
+}
+
+impl Forwarder {
+    /// The peer as a sender of messages of one class: valid until a peer or the table changes.
+    pub(super) fn sender(&mut self, at: PeerIdx, class: TrafficClass) -> Sender {
+        let (asker, is_instance, label, capped) = match &self.peers.get(at).role {
+            Role::Instance(instance) => {
+                let policy = instance.policy.as_deref();
+                let asker = policy.map(|policy| recall::Asker::Policy(policy.entry().id));
+                let capped = policy.map_or(class, |policy| class.capped(policy.priority_max()));
+                (asker, true, instance.label, capped)
+            }
+            Role::Neighbour { .. } => {
+                let asker = Some(recall::Asker::Fabric);
+                (asker, false, self.fib.router(), class)
+            }
+        };
+        Sender {
+            at,
+            tag: asker.map(|asker| self.recall.tag(asker)),
+            is_instance,
+            class: capped,
+            is_capped: capped != class,
+            label,
+            domain: self.fib.domain(),
+        }
+    }
+
+    /// Decides one message: `head` is its header (version, kind and class checked), `body` what follows, which
+    /// begins with the extensions.
+    #[inline(always)]
     pub(super) fn decide(
-        &self,
+        &mut self,
         now: Now,
-        from: PeerIdx,
+        sender: &Sender,
         head: &[u8; HEADER_LEN],
         body: &[u8],
-    ) -> Verdict {
+    ) -> Result<Step, DropReason> {
+        match self.at_once(sender, head) {
+            Some(step) => Ok(step),
+            None => self.decide_by_tables(now, sender, head, body),
+        }
+    }
+
+    /// What can be said without the tables: transit, and what was decided before. `None` says nothing, and above all
+    /// not that the message is refused: each check here is one that [`Forwarder::decide_by_tables`] makes too.
+    #[inline(always)]
+    fn at_once(&self, sender: &Sender, head: &[u8; HEADER_LEN]) -> Option<Step> {
         let header = Header::new_unchecked(head);
-        let verdict = match &self.peers.get(from).role {
-            Role::Instance(instance) => self.ingress(now, instance, &header, body),
-            Role::Neighbour { .. } => self.fabric(now, from, &header, body),
+        let mut flags = header.flags();
+        if sender.is_instance {
+            let honest = header.kind() != Kind::Notice
+                && header.source_label() == sender.label
+                && sender.is_ours(header.source_domain())
+                && sender.is_ours(header.destination_domain());
+            if !honest {
+                return None;
+            }
+            flags = flags.without(Flags::REROUTED);
+        } else if header.label() != sender.label {
+            return self.transit(sender, &header);
+        }
+        if flags.contains(Flags::DEADLINE) {
+            return None;
+        }
+        let (tenant, requested) = (header.tenant(), header.requested_label());
+        let target = self.recall.find(sender.tag?, tenant, requested)?;
+        let way = Way {
+            target,
+            flags,
+            back: None,
         };
-        verdict.unwrap_or_else(Verdict::Drop)
+        self.step(way, sender.class, &header).ok()
+    }
+
+    /// Another router's label, and nothing else, says where it goes.
+    #[inline]
+    fn transit(&self, sender: &Sender, header: &View<'_>) -> Option<Step> {
+        let label = header.label();
+        let way = Way {
+            target: Target::Router(label),
+            flags: header.flags(),
+            back: Some(sender.at),
+        };
+        match label.kind() {
+            LabelKind::Router => self.step(way, sender.class, header).ok(),
+            _ => None,
+        }
+    }
+
+    #[inline(never)]
+    fn decide_by_tables(
+        &mut self,
+        now: Now,
+        sender: &Sender,
+        head: &[u8; HEADER_LEN],
+        body: &[u8],
+    ) -> Result<Step, DropReason> {
+        let header = Header::new_unchecked(head);
+        self.recall.miss();
+        let flow = Flow::of(&header, sender.class);
+        let route = match &self.peers.get(sender.at).role {
+            Role::Instance(instance) => self.ingress(now, instance, &header, body, &flow),
+            Role::Neighbour { .. } => self.fabric(now, sender.at, &header, body, &flow),
+        };
+        let way = match route? {
+            Route::Lasting(way) => {
+                if let (false, Some(tag)) = (flow.asked.get(), sender.tag) {
+                    let (tenant, requested) = (header.tenant(), header.requested_label());
+                    self.recall.put(tag, tenant, requested, way.target);
+                }
+                way
+            }
+            Route::Once(way) => way,
+        };
+        let step = self.step(way, sender.class, &header)?;
+        let rerouted =
+            step.flags.contains(Flags::REROUTED) && !header.flags().contains(Flags::REROUTED);
+        Ok(Step { rerouted, ..step })
     }
 
     /// In the order of WF-73.
-    #[inline]
     fn ingress(
         &self,
         now: Now,
         instance: &Instance,
         header: &View<'_>,
         body: &[u8],
-    ) -> Result<Verdict, DropReason> {
+        flow: &Flow<'_>,
+    ) -> Result<Route, DropReason> {
         if header.kind() == Kind::Notice {
             return Err(DropReason::ForgedNotice);
         }
@@ -139,76 +299,71 @@ impl Forwarder {
             return Err(DropReason::NoRoute);
         }
         let policy = instance.policy.as_deref().ok_or(DropReason::PolicyDenied)?;
-        let class = header.class().capped(policy.priority_max());
-        let key = Key::of(header, class);
         let target = match requested.kind() {
             LabelKind::Class => {
                 let tenant = header.tenant();
                 if !policy.allows_class(tenant, requested) {
                     return Err(DropReason::PolicyDenied);
                 }
-                self.class_target(Asker::Policy(policy), tenant, requested, key, false)?
+                self.class_target(Asker::Policy(policy), tenant, requested, flow, false)?
             }
-            LabelKind::Agent => self.agent_target(Some(policy), requested, key)?,
+            LabelKind::Agent => self.agent_target(Some(policy), requested, flow)?,
             LabelKind::Group | LabelKind::Router => {
                 let group = self.fib.group_view(requested).ok_or(DropReason::NoRoute)?;
                 if !policy.allows_tenant(group.tenant) {
                     return Err(DropReason::PolicyDenied);
                 }
-                return Ok(Verdict::Replicate {
-                    class,
-                    routers: true,
-                });
+                Target::Group
             }
         };
-        let flags = header.flags().without(Flags::REROUTED);
-        self.step(target, header, class, flags, None)
-            .map(Verdict::Forward)
+        Ok(Route::Lasting(Way {
+            target,
+            flags: header.flags().without(Flags::REROUTED),
+            back: None,
+        }))
     }
 
-    #[inline]
     fn fabric(
         &self,
         now: Now,
         from: PeerIdx,
         header: &View<'_>,
         body: &[u8],
-    ) -> Result<Verdict, DropReason> {
+        flow: &Flow<'_>,
+    ) -> Result<Route, DropReason> {
         let label = header.label();
         if label.kind() != LabelKind::Router {
             return Err(DropReason::Malformed);
         }
         if label != self.fib.router() {
-            let (class, flags) = (header.class(), header.flags());
-            let step = self.step(Target::Router(label), header, class, flags, Some(from));
-            return step.map(Verdict::Forward);
+            return Ok(Route::Once(Way {
+                target: Target::Router(label),
+                flags: header.flags(),
+                back: Some(from),
+            }));
         }
         in_time(now, header, body)?;
-        self.egress(header)
+        self.egress(header, flow)
     }
 
     /// The label is this router's: the requested label is looked up among the attached instances.
-    fn egress(&self, header: &View<'_>) -> Result<Verdict, DropReason> {
-        let (class, flags) = (header.class(), header.flags());
-        let requested = header.requested_label();
-        let key = Key::of(header, class);
+    fn egress(&self, header: &View<'_>, flow: &Flow<'_>) -> Result<Route, DropReason> {
+        let (flags, requested) = (header.flags(), header.requested_label());
         let here = match requested.kind() {
             LabelKind::Class => {
-                self.class_here(header.source_label(), header.tenant(), requested, key)
+                self.class_here(header.source_label(), header.tenant(), requested, flow)
             }
-            LabelKind::Agent => self.agent_here(requested, key),
-            LabelKind::Group => {
-                return Ok(Verdict::Replicate {
-                    class,
-                    routers: false,
-                });
-            }
+            LabelKind::Agent => self.agent_here(requested, flow).map(Target::Here),
+            LabelKind::Group => Some(Target::Group),
             LabelKind::Router => return Err(DropReason::NoRoute),
         };
-        if let Some(peer) = here {
-            return self
-                .step(Target::Here(peer), header, class, flags, None)
-                .map(Verdict::Forward);
+        let way = |target, flags| Way {
+            target,
+            flags,
+            back: None,
+        };
+        if let Some(target) = here {
+            return Ok(Route::Lasting(way(target, flags)));
         }
         // Nobody left here: once, another egress router may have it.
         let stale = || match self.names_this_router(header.tenant(), requested) {
@@ -220,13 +375,11 @@ impl Forwarder {
         }
         let asker = Asker::Source(header.source_label());
         let target = match requested.kind() {
-            LabelKind::Agent => self.agent_target(None, requested, key),
-            _ => self.class_target(asker, header.tenant(), requested, key, true),
+            LabelKind::Agent => self.agent_target(None, requested, flow),
+            _ => self.class_target(asker, header.tenant(), requested, flow, true),
         };
         let target = target.map_err(|_| stale())?;
-        let flags = flags.with(Flags::REROUTED);
-        self.step(target, header, class, flags, None)
-            .map(Verdict::Forward)
+        Ok(Route::Once(way(target, flags.with(Flags::REROUTED))))
     }
 
     #[inline]
@@ -234,46 +387,34 @@ impl Forwarder {
         domain == 0 || domain == self.fib.domain()
     }
 
-    /// From a destination to a peer and the header's new fields. `back` = the neighbour it came from,
-    /// to which transit never returns it.
-    #[inline]
-    fn step(
-        &self,
-        target: Target,
-        header: &View<'_>,
-        class: TrafficClass,
-        flags: Flags,
-        back: Option<PeerIdx>,
-    ) -> Result<Step, DropReason> {
-        let capped = class != header.class();
-        let hops = header.hop_limit();
-        match target {
-            Target::Here(to) => {
-                let label = header.requested_label();
-                Ok(Step {
-                    to,
-                    label,
-                    class,
-                    hop_limit: hops,
-                    flags,
-                    capped,
-                })
+    /// From a destination to a peer and the header's new fields. `class` is that of the queue it will join.
+    #[inline(always)]
+    fn step(&self, way: Way, class: TrafficClass, header: &View<'_>) -> Result<Step, DropReason> {
+        let (mut label, mut hop_limit) = (header.requested_label(), header.hop_limit());
+        let to = match way.target {
+            Target::Here(to) => to,
+            Target::OneOf(set) => {
+                let flow = Flow::of(header, class);
+                let to = self.choose(self.local.set(set), &flow);
+                to.ok_or(DropReason::Unreachable)?
             }
-            Target::Router(label) => {
-                let flow = mix_pair(header.flow(), u64::from(header.source_label().bits()));
-                let hop = self.routes.next_hop(label, flow, back);
-                let to = hop.ok_or(DropReason::Unreachable)?;
-                let hop_limit = hops_left(hops).ok_or(DropReason::HopLimit)?;
-                Ok(Step {
-                    to,
-                    label,
-                    class,
-                    hop_limit,
-                    flags,
-                    capped,
-                })
+            Target::Router(router) => {
+                let flow = || path_hash(header);
+                let to = self.routes.next_hop(router, flow, way.back);
+                let to = to.ok_or(DropReason::Unreachable)?;
+                hop_limit = hops_left(hop_limit).ok_or(DropReason::HopLimit)?;
+                label = router;
+                to
             }
-        }
+            Target::Group => PeerIdx::MEMBERS,
+        };
+        Ok(Step {
+            to,
+            label,
+            hop_limit,
+            flags: way.flags,
+            rerouted: false,
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use caplane_wire::{
     check_class, message_len,
 };
 
-use super::decide::{Step, Verdict};
+use super::decide::{Sender, Step};
 use super::egress::{GATHER_BYTES, Run, Slab, Walk};
 use super::peers::{PeerIdx, Role};
 use super::replicate::Copies;
@@ -20,11 +20,19 @@ use crate::{DropReason, Now};
 /// A run being extended: messages at the front of the buffer that go the same way.
 struct Open {
     to: PeerIdx,
-    class: TrafficClass,
     bytes: usize,
     messages: u32,
-    /// They are for a group: `to` and `class` say nothing.
+    /// They are for a group, and `to` is nobody.
     copies: Option<Copies>,
+}
+
+/// What becomes of a message of a walk.
+enum Turn {
+    /// It joined the open run.
+    Next,
+    /// It waits for room at this peer, and the lane with it.
+    Wait(PeerIdx),
+    Refuse(DropReason),
 }
 
 /// Where a run's bytes stand, and what pinning them costs.
@@ -86,19 +94,43 @@ impl Forwarder {
             carrier: Carrier::Lane,
             walk: self.walks,
         };
-        let may_wait = class.blocking() && matches!(self.peers.get(at).role, Role::Instance(_));
+        let lane = Unblocked {
+            peer: from,
+            lane_hint,
+        };
+        let sender = self.sender(at, class);
+        let fault = self.walk(now, (&sender, class), lane, origin, data, &mut progress);
+        self.counters.received += u64::from(progress.messages);
+        self.counters.received_bytes += progress.bytes as u64;
+        match fault {
+            None => Ok(progress),
+            Some(error) => Err(self.fault(now, at, error, data, progress)),
+        }
+    }
+
+    /// Message by message, until the bytes, the room or the sense end.
+    fn walk(
+        &mut self,
+        now: Now,
+        (sender, class): (&Sender, TrafficClass),
+        lane: Unblocked,
+        origin: Origin,
+        data: &mut BytesMut,
+        progress: &mut Progress,
+    ) -> Option<FrameError> {
+        let at = sender.at;
         let policed = self.peers.get(at).policer.is_some();
         let mut open = Open::none();
-        let ingress = matches!(self.peers.get(at).role, Role::Instance(_));
-        let mut known = 0;
+        let mut batch = 0;
         let fault = loop {
-            if ingress {
-                if known == 0 {
-                    known = BATCH;
+            if batch == 0 {
+                batch = BATCH;
+                // Labels that are remembered need none of the tables.
+                if sender.is_instance && self.recall.missed() {
                     self.look_ahead(&data[open.bytes..]);
                 }
-                known -= 1;
             }
+            batch -= 1;
             let rest = &mut data[open.bytes..];
             let total = match message_len(rest, LANE_MESSAGE_MAX) {
                 Ok(Some(total)) if total <= rest.len() => total,
@@ -111,64 +143,69 @@ impl Forwarder {
             if let Err(error) = check_class(&Header::new_unchecked(&*head), class) {
                 break Some(error);
             }
-            let verdict = match policed && !self.within_rate(now, at, head, total) {
-                true => Verdict::Drop(DropReason::RateLimited),
-                false => self.decide(now, at, head, body),
+            let decided = match policed && !self.within_rate(now, at, head, total) {
+                true => Err(DropReason::RateLimited),
+                false => self.decide(now, sender, head, body),
             };
-            match verdict {
-                Verdict::Forward(step) => {
-                    if step.to != open.to || step.class != open.class {
-                        self.close_run(now, at, &mut open, data, origin);
-                        match self.admission(now, step.to, step.class, origin.slab, may_wait) {
-                            Admission::Yes => {}
-                            Admission::Wait => {
-                                let lane = Unblocked {
-                                    peer: from,
-                                    lane_hint,
-                                };
-                                self.wait(step.to, step.class, lane);
-                                self.not_yet(at, data, total);
-                                progress.blocked = true;
-                                break None;
-                            }
-                            Admission::Full => {
-                                let reason = DropReason::Overloaded;
-                                self.refuse_front(now, at, reason, total, data, &mut progress);
-                                continue;
-                            }
-                        }
-                        open.to = step.to;
-                        open.class = step.class;
-                    }
-                    self.edit(&step, &mut data[open.bytes..]);
+            let turn = match decided {
+                Ok(step) if step.to == open.to => {
+                    self.edit(sender, &step, &mut data[open.bytes..]);
+                    Turn::Next
+                }
+                Ok(step) => self.turn(now, (sender, &step), &mut open, data, origin),
+                Err(reason) => Turn::Refuse(reason),
+            };
+            match turn {
+                Turn::Next => {
                     open.bytes += total;
                     open.messages += 1;
+                    progress.messages += 1;
+                    progress.bytes += total;
                 }
-                Verdict::Drop(reason) => {
-                    self.close_run(now, at, &mut open, data, origin);
-                    self.refuse_front(now, at, reason, total, data, &mut progress);
-                    continue;
+                Turn::Wait(to) => {
+                    self.wait(to, sender.class, lane);
+                    self.not_yet(at, data, total);
+                    progress.blocked = true;
+                    break None;
                 }
-                Verdict::Replicate { class, routers } => {
-                    let copies = Some(Copies::of(&data[open.bytes..], class, routers));
-                    if open.copies != copies {
-                        self.close_run(now, at, &mut open, data, origin);
-                        open.copies = copies;
-                    }
-                    open.bytes += total;
-                    open.messages += 1;
+                Turn::Refuse(reason) => {
+                    self.close_run(now, sender, &mut open, data, origin);
+                    self.refuse_front(now, at, reason, total, data, progress);
                 }
             }
-            progress.messages += 1;
-            progress.bytes += total;
         };
-        self.close_run(now, at, &mut open, data, origin);
-        self.counters.received += u64::from(progress.messages);
-        self.counters.received_bytes += progress.bytes as u64;
-        match fault {
-            None => Ok(progress),
-            Some(error) => Err(self.fault(now, at, error, data, progress)),
+        self.close_run(now, sender, &mut open, data, origin);
+        fault
+    }
+
+    /// A message that does not go where the one before it went: closes the open run and begins another.
+    fn turn(
+        &mut self,
+        now: Now,
+        (sender, step): (&Sender, &Step),
+        open: &mut Open,
+        data: &mut BytesMut,
+        origin: Origin,
+    ) -> Turn {
+        if step.to == PeerIdx::MEMBERS {
+            let routers = sender.is_instance;
+            let copies = Some(Copies::of(&data[open.bytes..], sender.class, routers));
+            if open.copies != copies {
+                self.close_run(now, sender, open, data, origin);
+                open.copies = copies;
+            }
+            return Turn::Next;
         }
+        self.close_run(now, sender, open, data, origin);
+        let may_wait = sender.is_instance && sender.class.blocking();
+        match self.admission(now, step.to, sender.class, origin.slab, may_wait) {
+            Admission::Yes => {}
+            Admission::Wait => return Turn::Wait(step.to),
+            Admission::Full => return Turn::Refuse(DropReason::Overloaded),
+        }
+        open.to = step.to;
+        self.edit(sender, step, data);
+        Turn::Next
     }
 
     /// A lane ended inside a message (FIN or RESET with part of one unread): counted as one message
@@ -193,9 +230,10 @@ impl Forwarder {
             return;
         };
         let bytes = head.len() + body.len();
-        let verdict = match self.within_rate(now, at, head, bytes) {
-            true => self.decide(now, at, head, body),
-            false => Verdict::Drop(DropReason::RateLimited),
+        let sender = self.sender(at, Header::new_unchecked(&*head).class());
+        let decided = match self.within_rate(now, at, head, bytes) {
+            true => self.decide(now, &sender, head, body),
+            false => Err(DropReason::RateLimited),
         };
         // Datagrams come in buffers of their own: nothing else is pinned.
         let origin = Origin {
@@ -205,30 +243,25 @@ impl Forwarder {
             carrier: Carrier::Datagram,
             walk: 0,
         };
-        let reason = match verdict {
-            Verdict::Replicate { class, routers } => {
-                let copies = Copies::of(&data, class, routers);
+        let class = sender.class;
+        let reason = match decided {
+            Err(reason) => reason,
+            Ok(step) if step.to == PeerIdx::MEMBERS => {
+                let copies = Copies::of(&data, class, sender.is_instance);
                 return self.replicate(now, at, copies, data, 1, origin);
             }
-            Verdict::Drop(reason) => reason,
-            Verdict::Forward(step) if data.len() > self.peers.get(step.to).datagram_max => {
-                DropReason::TooLarge
+            Ok(step) if data.len() > self.peers.get(step.to).datagram_max => DropReason::TooLarge,
+            Ok(step) if !self.has_room(now, step.to, class, 0) => DropReason::Overloaded,
+            Ok(step) => {
+                self.edit(&sender, &step, &mut data);
+                let mut open = Open {
+                    to: step.to,
+                    bytes: data.len(),
+                    messages: 1,
+                    copies: None,
+                };
+                return self.close_run(now, &sender, &mut open, &mut data, origin);
             }
-            Verdict::Forward(step) => match self.has_room(now, step.to, step.class, 0) {
-                true => {
-                    self.edit(&step, &mut data);
-                    let len = data.len();
-                    let mut open = Open {
-                        to: step.to,
-                        class: step.class,
-                        bytes: len,
-                        messages: 1,
-                        copies: None,
-                    };
-                    return self.close_run(now, at, &mut open, &mut data, origin);
-                }
-                false => DropReason::Overloaded,
-            },
         };
         self.refuse_copy(now, at, reason, &data);
     }
@@ -251,13 +284,13 @@ impl Forwarder {
         let limit = usize::try_from(self.config.bulk_message_bytes_max).unwrap_or(usize::MAX);
         let reason = match message_len(head, limit) {
             Ok(Some(bytes)) => match self.bulk_step(now, at, class, head, bytes) {
-                Ok(step) => {
-                    self.edit(&step, head);
+                Ok((sender, step)) => {
+                    self.edit(&sender, &step, head);
                     self.counters.bulk_active += 1;
                     let to = self.peers.get(step.to).key;
                     return BulkVerdict::Forward {
                         to,
-                        class: step.class,
+                        class: sender.class,
                     };
                 }
                 Err(reason) => reason,
@@ -332,7 +365,7 @@ impl Forwarder {
         class: TrafficClass,
         head: &[u8],
         bytes: usize,
-    ) -> Result<Step, DropReason> {
+    ) -> Result<(Sender, Step), DropReason> {
         let (head, extensions) = head
             .split_first_chunk::<HEADER_LEN>()
             .ok_or(DropReason::Malformed)?;
@@ -341,11 +374,11 @@ impl Forwarder {
         if !self.within_rate(now, from, head, bytes) {
             return Err(DropReason::RateLimited);
         }
-        match self.decide(now, from, head, extensions) {
-            Verdict::Forward(step) => Ok(step),
+        let sender = self.sender(from, class);
+        match self.decide(now, &sender, head, extensions)? {
             // A group's copies would each need the whole message held: groups take lane messages only.
-            Verdict::Replicate { .. } => Err(DropReason::TooLarge),
-            Verdict::Drop(reason) => Err(reason),
+            step if step.to == PeerIdx::MEMBERS => Err(DropReason::TooLarge),
+            step => Ok((sender, step)),
         }
     }
 
@@ -359,14 +392,11 @@ impl Forwarder {
 
     /// Writes the decision into the header at the front of `message`.
     #[inline]
-    fn edit(&mut self, step: &Step, message: &mut [u8]) {
+    fn edit(&mut self, sender: &Sender, step: &Step, message: &mut [u8]) {
         if let Some(head) = message.first_chunk_mut::<HEADER_LEN>() {
-            let rerouted = caplane_wire::Flags::REROUTED;
-            let before = Header::new_unchecked(&*head).flags();
-            let newly = step.flags.contains(rerouted) && !before.contains(rerouted);
-            self.counters.rerouted += u64::from(newly);
-            self.counters.priority_capped += u64::from(step.capped);
-            step.write(head);
+            self.counters.rerouted += u64::from(step.rerouted);
+            self.counters.priority_capped += u64::from(sender.is_capped);
+            step.write(sender.class, head);
         }
     }
 
@@ -375,7 +405,7 @@ impl Forwarder {
     fn close_run(
         &mut self,
         now: Now,
-        from: PeerIdx,
+        sender: &Sender,
         open: &mut Open,
         data: &mut BytesMut,
         origin: Origin,
@@ -387,13 +417,13 @@ impl Forwarder {
         let (bytes, messages) = (closed.bytes, closed.messages);
         if let Some(copies) = closed.copies {
             let run = data.split_to(bytes);
-            return self.replicate(now, from, copies, run, messages, origin);
+            return self.replicate(now, sender.at, copies, run, messages, origin);
         }
         if bytes <= GATHER_BYTES
             && origin.carrier == Carrier::Lane
             && self.gather(
                 closed.to,
-                closed.class,
+                sender.class,
                 &data[..bytes],
                 messages,
                 origin.walk(),
@@ -409,7 +439,7 @@ impl Forwarder {
             slab: origin.slab,
             held: 0,
         };
-        self.append(now, closed.to, closed.class, run, origin.charge);
+        self.append(now, closed.to, sender.class, run, origin.charge);
     }
 
     #[inline]
@@ -510,8 +540,7 @@ impl Open {
     #[inline]
     fn none() -> Open {
         Open {
-            to: PeerIdx(u32::MAX),
-            class: TrafficClass::NOTICE,
+            to: PeerIdx::NOBODY,
             bytes: 0,
             messages: 0,
             copies: None,

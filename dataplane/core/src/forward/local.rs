@@ -112,12 +112,16 @@ struct LocalClass {
     subtree: Several,
 }
 
-/// Who serves a label here.
+/// Where a set of several members stands, until somebody comes or goes: twice its class's place, and 1 for `own`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SetAt(pub u32);
+
+/// Who serves a class here.
 #[derive(Clone, Copy)]
-pub(super) enum Here<'a> {
+pub(super) enum Here {
     Nobody,
     One(PeerIdx),
-    Many(&'a Several),
+    Many(SetAt),
 }
 
 /// What a message reads of a class: own and subtree set. 0 = nobody, top bit = the only member's peer, else
@@ -150,32 +154,43 @@ fn pack(tenant: u32, label: Label) -> u64 {
     u64::from(tenant) << 32 | u64::from(label.bits())
 }
 
+/// A half of [`Packed`]; `own` is 1 for the own members.
+#[inline]
+fn here(packed: u32, own: u32) -> Here {
+    match packed {
+        0 => Here::Nobody,
+        one if one & ONE != 0 => Here::One(PeerIdx(one & !ONE)),
+        at => Here::Many(SetAt((at - 1) << 1 | own)),
+    }
+}
+
 impl LocalTable {
     /// Members granted the class itself or anything below it.
     #[inline]
-    pub fn subtree(&self, tenant: u32, label: Label) -> Here<'_> {
-        match self
-            .packed
-            .get(&pack(tenant, label))
-            .map_or(0, |packed| packed.subtree)
-        {
-            0 => Here::Nobody,
-            one if one & ONE != 0 => Here::One(PeerIdx(one & !ONE)),
-            at => Here::Many(&self.classes[at as usize - 1].subtree),
+    pub fn subtree(&self, tenant: u32, label: Label) -> Here {
+        match self.packed.get(&pack(tenant, label)) {
+            Some(packed) => here(packed.subtree, 0),
+            None => Here::Nobody,
         }
     }
 
     /// Members granted exactly the class.
     #[inline]
-    pub fn own(&self, tenant: u32, label: Label) -> Here<'_> {
-        match self
-            .packed
-            .get(&pack(tenant, label))
-            .map_or(0, |packed| packed.own)
-        {
-            0 => Here::Nobody,
-            one if one & ONE != 0 => Here::One(PeerIdx(one & !ONE)),
-            at => Here::Many(&self.classes[at as usize - 1].own),
+    pub fn own(&self, tenant: u32, label: Label) -> Here {
+        match self.packed.get(&pack(tenant, label)) {
+            Some(packed) => here(packed.own, 1),
+            None => Here::Nobody,
+        }
+    }
+
+    /// The members of a set that is there; nobody came or went since it was found.
+    #[inline]
+    pub fn set(&self, SetAt(at): SetAt) -> &Several {
+        let class = &self.classes[at as usize / 2];
+        if at % 2 == 0 {
+            &class.subtree
+        } else {
+            &class.own
         }
     }
 
@@ -213,11 +228,8 @@ impl LocalTable {
     }
 
     #[inline]
-    pub fn agent(&self, any_instance: Label) -> Here<'_> {
-        match self.agents.get(&any_instance.bits()) {
-            Some(members) => Here::Many(members),
-            None => Here::Nobody,
-        }
+    pub fn agent(&self, any_instance: Label) -> Option<&Several> {
+        self.agents.get(&any_instance.bits())
     }
 
     #[inline]

@@ -4,8 +4,8 @@
 use caplane_wire::{Label, LabelKind, TrafficClass};
 
 use super::Forwarder;
-use super::decide::{Asker, Key, Target};
-use super::local::{Here, LocalMember};
+use super::decide::{Asker, Flow, Target};
+use super::local::{Here, LocalMember, Several};
 use super::peers::PeerIdx;
 use crate::DropReason;
 use crate::choice::{least_of_two, rendezvous};
@@ -40,7 +40,7 @@ impl Forwarder {
         asker: Asker<'_>,
         tenant: u32,
         requested: Label,
-        key: Key,
+        flow: &Flow<'_>,
         elsewhere: bool,
     ) -> Result<Target, DropReason> {
         // Nearly every message: the class itself, at one egress router. It was allowed before.
@@ -51,13 +51,11 @@ impl Forwarder {
                 if self.routes.reaches(router) {
                     return Ok(Target::Router(router));
                 }
-            } else if !elsewhere
-                && let Some(target) = self.local_class((tenant, requested, true), key)
-            {
+            } else if !elsewhere && let Some(target) = self.local_class((tenant, requested, true)) {
                 return Ok(target);
             }
         }
-        self.class_above(asker, tenant, requested, key, elsewhere)
+        self.class_above(asker, tenant, requested, flow, elsewhere)
     }
 
     /// The whole order of lookups.
@@ -66,7 +64,7 @@ impl Forwarder {
         asker: Asker<'_>,
         tenant: u32,
         requested: Label,
-        key: Key,
+        flow: &Flow<'_>,
         elsewhere: bool,
     ) -> Result<Target, DropReason> {
         let mut misses = Misses::default();
@@ -76,8 +74,7 @@ impl Forwarder {
             for owner in owners(tenant) {
                 let Some(view) = self.fib.class_view(owner, label) else {
                     // An instance attached while the controller is away is not in the table yet.
-                    if !elsewhere && let Some(target) = self.local_class((owner, label, exact), key)
-                    {
+                    if !elsewhere && let Some(target) = self.local_class((owner, label, exact)) {
                         if self.may_match(asker, (owner, label), (tenant, requested)) {
                             return Ok(target);
                         }
@@ -94,7 +91,7 @@ impl Forwarder {
                     misses.denied = true;
                     continue;
                 }
-                match self.class_member(members, (owner, label, exact), key, elsewhere) {
+                match self.class_member(members, (owner, label, exact), flow, elsewhere) {
                     Some(target) => return Ok(target),
                     None => misses.dead = true,
                 }
@@ -112,7 +109,7 @@ impl Forwarder {
         &self,
         members: &[Member],
         class: (u32, Label, bool),
-        key: Key,
+        flow: &Flow<'_>,
         elsewhere: bool,
     ) -> Option<Target> {
         let this = self.fib.router();
@@ -123,51 +120,58 @@ impl Forwarder {
             return if elsewhere {
                 None
             } else {
-                self.local_class(class, key)
+                self.local_class(class)
             };
         }
         let alive = |member: &Member| match member.router == this {
-            true => !elsewhere && self.local_class(class, key).is_some(),
+            true => !elsewhere && self.local_class(class).is_some(),
             false => self.routes.reaches(member.router),
         };
-        match self.pick_router(members, key, alive) {
-            Some(router) if router == this => self.local_class(class, key),
+        match self.pick_router(members, flow, alive) {
+            Some(router) if router == this => self.local_class(class),
             Some(router) => Some(Target::Router(router)),
             // The table does not name this router, or names nobody alive.
-            None if !elsewhere => self.local_class(class, key),
+            None if !elsewhere => self.local_class(class),
             None => None,
         }
     }
 
-    /// An attached member of a class at one level: anything below counts where it is `exact`.
+    /// Attached members of a class at one level: anything below counts where it is `exact`.
     #[inline]
-    fn local_class(&self, (owner, label, exact): (u32, Label, bool), key: Key) -> Option<Target> {
+    fn local_class(&self, (owner, label, exact): (u32, Label, bool)) -> Option<Target> {
         let members = match exact {
             true => self.local.subtree(owner, label),
             false => self.local.own(owner, label),
         };
-        self.pick_here(members, key).map(Target::Here)
+        match members {
+            Here::Nobody => None,
+            Here::One(peer) => Some(Target::Here(peer)),
+            Here::Many(set) => Some(Target::OneOf(set)),
+        }
     }
 
-    /// An attached instance for a requested class, in the order of [`Forwarder::class_target`].
+    /// Attached instances for a requested class, in the order of [`Forwarder::class_target`].
     pub(super) fn class_here(
         &self,
         source: Label,
         tenant: u32,
         requested: Label,
-        key: Key,
-    ) -> Option<PeerIdx> {
+        flow: &Flow<'_>,
+    ) -> Option<Target> {
         let asker = Asker::Source(source);
         let mut label = requested;
         loop {
             let exact = label == requested;
             for owner in owners(tenant) {
-                let class = (owner, label, exact);
-                let Some(Target::Here(peer)) = self.local_class(class, key) else {
+                let Some(target) = self.local_class((owner, label, exact)) else {
                     continue;
                 };
+                if (owner, label) != (tenant, requested) {
+                    // Another source's policy may say otherwise.
+                    flow.depends();
+                }
                 if self.may_match(asker, (owner, label), (tenant, requested)) {
-                    return Some(peer);
+                    return Some(target);
                 }
             }
             label = label.parent()?;
@@ -222,7 +226,7 @@ impl Forwarder {
         &self,
         policy: Option<&Policy>,
         requested: Label,
-        key: Key,
+        flow: &Flow<'_>,
     ) -> Result<Target, DropReason> {
         let agent = requested.any_instance();
         let view = self.fib.agent_view(agent);
@@ -257,20 +261,25 @@ impl Forwarder {
         let members = view
             .as_ref()
             .map_or(&[][..], |view| view.members.as_slice());
-        match self.pick(
-            members,
-            key,
-            |m| (instance_bits(agent, m), m.weight),
-            alive,
-            |_| 0,
-        ) {
+        let found = match wanted {
+            0 => self.pick(
+                members,
+                flow,
+                |m| (instance_bits(agent, m), m.weight),
+                alive,
+                |_| 0,
+            ),
+            // An instance stands once in its agent's entry.
+            _ => members.iter().position(alive),
+        };
+        match found {
             Some(at) if members[at].router == this => {
                 let peer = self.instance_here(agent, &members[at]);
                 peer.map(Target::Here).ok_or(DropReason::Unreachable)
             }
             Some(at) => Ok(Target::Router(members[at].router)),
             None if policy.is_some() => {
-                let peer = self.agent_here(requested, key);
+                let peer = self.agent_here(requested, flow);
                 let known = view.is_some() || self.fib.identity_of(agent).is_some();
                 let reason = if known {
                     DropReason::Unreachable
@@ -289,11 +298,11 @@ impl Forwarder {
     }
 
     /// An attached instance of the agent, or the very instance asked for.
-    pub(super) fn agent_here(&self, requested: Label, key: Key) -> Option<PeerIdx> {
+    pub(super) fn agent_here(&self, requested: Label, flow: &Flow<'_>) -> Option<PeerIdx> {
         if requested.is_instance() {
             return self.local.instance(requested);
         }
-        self.pick_here(self.local.agent(requested), key)
+        self.choose(self.local.agent(requested)?, flow)
     }
 }
 
@@ -311,18 +320,21 @@ fn owners(tenant: u32) -> impl Iterator<Item = u32> {
 
 /// Members.
 impl Forwarder {
+    /// Of a single member nothing is asked but whether it is alive.
     #[inline]
     fn pick<T>(
         &self,
         members: &[T],
-        key: Key,
+        flow: &Flow<'_>,
         name_and_weight: impl Fn(&T) -> (u32, u32),
         alive: impl Fn(&T) -> bool,
         load: impl Fn(&T) -> u64,
     ) -> Option<usize> {
-        match key.affinity {
-            true => rendezvous(members, key.hash, name_and_weight, alive),
-            false => least_of_two(members, key.hash, name_and_weight, alive, load),
+        match members {
+            [] => None,
+            [one] => alive(one).then_some(0),
+            _ if flow.affinity() => rendezvous(members, flow.hash(), name_and_weight, alive),
+            _ => least_of_two(members, flow.hash(), name_and_weight, alive, load),
         }
     }
 
@@ -330,40 +342,36 @@ impl Forwarder {
     fn pick_router(
         &self,
         members: &[Member],
-        key: Key,
+        flow: &Flow<'_>,
         alive: impl Fn(&Member) -> bool,
     ) -> Option<Label> {
         let load = |member: &Member| {
-            let hop = self.routes.next_hop(member.router, key.hash, None);
-            hop.map_or(0, |hop| self.load(hop, key.class))
+            let hop = self.routes.next_hop(member.router, || flow.hash(), None);
+            hop.map_or(0, |hop| self.load(hop, flow.class))
         };
         let name = |member: &Member| (member.router.bits(), member.weight);
-        self.pick(members, key, name, alive, load)
+        self.pick(members, flow, name, alive, load)
             .map(|at| members[at].router)
     }
 
-    #[inline]
-    fn pick_here(&self, here: Here<'_>, key: Key) -> Option<PeerIdx> {
-        let several = match here {
-            Here::Nobody => return None,
-            Here::One(peer) => return Some(peer),
-            Here::Many(several) => several,
-        };
-        let load = |member: &LocalMember| self.load(member.peer, key.class);
+    /// One of several attached instances.
+    #[inline(never)]
+    pub(super) fn choose(&self, several: &Several, flow: &Flow<'_>) -> Option<PeerIdx> {
+        let load = |member: &LocalMember| self.load(member.peer, flow.class);
         if let Some(seats) = several.seats() {
-            let first = seats.choose(key.hash).map(PeerIdx);
-            if let (true, Some(_)) = (key.affinity, first) {
+            let first = seats.choose(flow.hash()).map(PeerIdx);
+            if let (true, Some(_)) = (flow.affinity(), first) {
                 return first;
             }
-            let second = seats.choose(mix_pair(key.hash, 1)).map(PeerIdx);
+            let second = seats.choose(mix_pair(flow.hash(), 1)).map(PeerIdx);
             if let (Some(first), Some(second)) = (first, second) {
-                let lighter = self.load(second, key.class) < self.load(first, key.class);
+                let lighter = self.load(second, flow.class) < self.load(first, flow.class);
                 return Some(if lighter { second } else { first });
             }
         }
         let name = |member: &LocalMember| (member.label.bits(), member.weight);
         let members = several.members();
-        self.pick(members, key, name, |_| true, load)
+        self.pick(members, flow, name, |_| true, load)
             .map(|at| members[at].peer)
     }
 

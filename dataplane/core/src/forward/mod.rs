@@ -18,6 +18,7 @@ mod members;
 mod notice;
 mod peers;
 mod police;
+mod recall;
 mod replicate;
 mod routes;
 mod send;
@@ -37,6 +38,7 @@ use crate::{Counters, DropReason, Fib};
 use egress::Ledger;
 use local::LocalTable;
 use peers::{Instances, Peers};
+use recall::Recall;
 use replicate::Fanout;
 use routes::Routes;
 
@@ -197,6 +199,8 @@ pub struct Forwarder {
     instances: Instances,
     local: LocalTable,
     routes: Routes,
+    /// Forgets whenever `fib`, `peers`, `local` or `routes` change.
+    recall: Recall,
     ledger: Ledger,
     /// Peers with something to send.
     dirty: VecDeque<PeerKey>,
@@ -214,6 +218,7 @@ impl Forwarder {
     /// A forwarder without peers.
     pub fn new(config: ForwarderConfig, fib: Arc<Fib>) -> Forwarder {
         Forwarder {
+            recall: Recall::new(config.decisions_remembered),
             config,
             fib,
             peers: Peers::default(),

@@ -130,7 +130,7 @@ impl Forwarder {
         let at = members.find(|member| member.instance == instance.instance())?;
         let hop = self
             .routes
-            .next_hop(at.router, crate::mix::mix64(flow), None)?;
+            .next_hop(at.router, || crate::mix::mix64(flow), None)?;
         Some((hop, at.router))
     }
 }

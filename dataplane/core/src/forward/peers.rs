@@ -15,6 +15,13 @@ use crate::fib::{IdentityEntry, Policy, SHARDS as IDENTITY_SHARDS};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PeerIdx(pub u32);
 
+impl PeerIdx {
+    /// No peer.
+    pub const NOBODY: PeerIdx = PeerIdx(u32::MAX);
+    /// No peer: all members of a group.
+    pub const MEMBERS: PeerIdx = PeerIdx(u32::MAX - 1);
+}
+
 /// An attached instance.
 pub(super) struct Instance {
     pub uri: Box<str>,

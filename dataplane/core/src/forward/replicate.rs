@@ -181,7 +181,7 @@ impl Forwarder {
         let flow = mix_pair(header.flow(), u64::from(source.bits()));
         let members = view.members.as_slice().iter();
         for member in members.filter(|member| member.router != self.fib.router()) {
-            match self.routes.next_hop(member.router, flow, None) {
+            match self.routes.next_hop(member.router, || flow, None) {
                 None => fanout.unreachable += 1,
                 Some(_) if hops_left(header.hop_limit()).is_none() => fanout.hopless += 1,
                 Some(hop) => fanout.routers.push((member.router, hop)),

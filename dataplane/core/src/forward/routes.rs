@@ -99,20 +99,37 @@ impl Routes {
         self.hops(router).is_some_and(|hops| hops.count > 0)
     }
 
-    /// The next hop for a flow, never `back` (where the message came from).
+    /// The next hop for a flow (its hash, made where there is a choice), never `back` (where the message came from).
     #[inline]
-    pub fn next_hop(&self, router: Label, flow: u64, back: Option<PeerIdx>) -> Option<PeerIdx> {
+    pub fn next_hop(
+        &self,
+        router: Label,
+        flow: impl FnOnce() -> u64,
+        back: Option<PeerIdx>,
+    ) -> Option<PeerIdx> {
         let hops = self.hops(router)?;
-        let count = usize::from(hops.count);
-        let at = (((flow & 0xffff_ffff) * count as u64) >> 32) as usize;
-        let first = hops.hops[at];
+        let first = match hops.count {
+            0 | 1 => hops.hops[0],
+            count => {
+                let at = ((flow() & 0xffff_ffff) * u64::from(count)) >> 32;
+                hops.hops[at as usize % HOPS_MAX]
+            }
+        };
         if back.is_none() || first != back {
             return first;
         }
-        let others = hops.hops[..count].iter().copied().flatten();
+        hops.beside(back)
+    }
+}
+
+impl Hops {
+    /// A next hop that is not `back`, which would be the first choice.
+    #[cold]
+    fn beside(&self, back: Option<PeerIdx>) -> Option<PeerIdx> {
+        let others = self.hops[..usize::from(self.count)].iter().copied();
         others
-            .into_iter()
+            .flatten()
             .find(|hop| Some(*hop) != back)
-            .or(hops.spare)
+            .or(self.spare)
     }
 }

@@ -7,5 +7,6 @@ mod ingress;
 mod policing;
 mod properties;
 mod queues;
+mod recall;
 mod rerouting;
 mod sharing;
