@@ -19,7 +19,8 @@ pub(crate) const FINISH_BYTES: usize = LANE_MESSAGE_MAX;
 /// extensions.
 const OPEN_BYTES: usize = FINISH_BYTES + HEADER_LEN;
 
-/// How many spent slabs to ask before a new one is made.
+/// How many spent slabs to ask first. Before a new one is made all are asked: it stays for good, so that is paid as often as
+/// there may be slabs, while asking a few only would let their number creep up to the budget, however few are in use.
 const ASKED: usize = 4;
 
 #[derive(Debug)]
@@ -72,11 +73,14 @@ impl SlabPool {
         if let Some(slab) = self.reclaim(ASKED) {
             return Some(slab);
         }
-        if self.existing < self.max {
-            self.existing += 1;
-            return Some(BytesMut::with_capacity(SLAB_BYTES));
+        if let Some(slab) = self.reclaim(self.spent.len()) {
+            return Some(slab);
         }
-        self.reclaim(self.spent.len())
+        if self.existing == self.max {
+            return None;
+        }
+        self.existing += 1;
+        Some(BytesMut::with_capacity(SLAB_BYTES))
     }
 
     fn reclaim(&mut self, asked: usize) -> Option<BytesMut> {
@@ -128,6 +132,25 @@ mod tests {
         assert_eq!(again.as_ptr(), start);
         assert!(again.capacity() >= SLAB_BYTES);
         assert_eq!(pool.existing(), 2);
+    }
+
+    #[test]
+    fn no_slab_is_made_while_one_is_free_whoever_stands_before_it() {
+        let mut pool = SlabPool::new(64);
+        let spend = |pool: &mut SlabPool| {
+            let mut slab = pool.take().expect("within budget");
+            slab.put_bytes(1, slab.capacity());
+            let slice = slab.split().freeze();
+            pool.give(slab);
+            slice
+        };
+        // Ten stand still, one is free behind them.
+        let standing: Vec<_> = (0..10).map(|_| spend(&mut pool)).collect();
+        drop(spend(&mut pool));
+        for _ in 0..100 {
+            drop(spend(&mut pool));
+        }
+        assert_eq!(pool.existing(), standing.len() + 1);
     }
 
     #[test]
