@@ -9,15 +9,23 @@
 //! looks whether anything came; a worker that finds a ring full says so and then looks whether there is
 //! room. The other side does it in the other order, with a fence between, so one of the two sees the other.
 
+mod signal;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use caplane_core::forward::{Handover, PeerKey, PeerRole};
 use caplane_wire::{Label, TrafficClass};
 use crossbeam::channel::{Receiver, Sender, TrySendError};
 use crossbeam::queue::ArrayQueue;
+use signal::Signal;
+
+/// What `signal` is made of; its tests put loom's in this place.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
 
 /// Slices of one ring. A tick of a busy worker makes a few hundred.
 const RING_SLICES: usize = 1_024;
@@ -140,7 +148,7 @@ struct Ring {
     slices: ArrayQueue<Handed>,
     bytes: AtomicUsize,
     /// The giving side found no room and waits for its bell.
-    stalled: AtomicBool,
+    stalled: Signal,
 }
 
 impl Ring {
@@ -148,7 +156,7 @@ impl Ring {
         Self {
             slices: ArrayQueue::new(RING_SLICES),
             bytes: AtomicUsize::new(0),
-            stalled: AtomicBool::new(false),
+            stalled: Signal::new(),
         }
     }
 
@@ -161,8 +169,7 @@ impl Ring {
         if self.has_room() {
             return true;
         }
-        self.stalled.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.stalled.say();
         self.has_room()
     }
 
@@ -174,8 +181,7 @@ impl Ring {
 
     /// After something was taken: does the giving side wait for it?
     fn relieve(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.stalled.load(Ordering::Relaxed) && self.stalled.swap(false, Ordering::Relaxed)
+        self.stalled.take()
     }
 }
 
@@ -186,7 +192,7 @@ struct Mailbox {
     posts: Sender<Post>,
     bell: Bell,
     /// It waits for its socket, or is about to.
-    asleep: AtomicBool,
+    asleep: Signal,
     /// By slot of its peers: classes the others are to keep ([`caplane_core::forward::Pressure`]).
     pressure: Box<[AtomicU16]>,
 }
@@ -198,8 +204,7 @@ impl Mailbox {
 
     /// After something was put in: wakes a sleeper.
     fn ring_bell(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) {
+        if self.asleep.is_said() {
             (self.bell)();
         }
     }
@@ -231,7 +236,7 @@ pub fn ports(bells: Vec<Bell>, peers_max: usize) -> Vec<Port> {
                 rings: (0..workers).map(|_| Ring::new()).collect(),
                 posts,
                 bell,
-                asleep: AtomicBool::new(false),
+                asleep: Signal::new(),
                 pressure: (0..slots).map(|_| AtomicU16::new(0)).collect(),
             }
         })
@@ -373,15 +378,14 @@ impl Port {
     /// Says that this worker is about to sleep; false when something has come.
     pub fn may_sleep(&self) -> bool {
         let own = &self.mailboxes[usize::from(self.worker)];
-        own.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        own.asleep.say();
         own.is_empty()
     }
 
     /// Says that it is awake.
     pub fn awake(&self) {
         let own = &self.mailboxes[usize::from(self.worker)];
-        own.asleep.store(false, Ordering::Relaxed);
+        own.asleep.unsay();
     }
 }
 

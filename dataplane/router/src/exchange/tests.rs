@@ -1,5 +1,7 @@
 //! The two handshakes under real threads: nothing is lost, nobody sleeps through his bell.
 
+mod orders;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
