@@ -10,7 +10,7 @@ mod results;
 
 pub use results::{PageError, Results};
 
-use plot::{Axis, Curve, Plot};
+use plot::{Axis, Curve, Plot, grouped};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -34,7 +34,48 @@ pub fn render(results: &Results) -> String {
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>caplane-load report</title>\n<style>{STYLE}</style></head>\n<body><main>\n\
-         <h1>caplane-load</h1>\n{body}\n</main></body></html>\n"
+         <h1>caplane-load</h1>\n<p>{}</p>\n{body}\n{}</main></body></html>\n",
+        summary(results),
+        data(results)
+    )
+}
+
+/// What the page is about, before anything else.
+fn summary(results: &Results) -> String {
+    let count = |n: usize, what: &str, many: &str| match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {many}"),
+    };
+    let invalid = results
+        .runs()
+        .filter(|(_, run)| run["verdict"].as_str() != Some("valid"))
+        .count();
+    let mut text = format!(
+        "{} and {}.",
+        count(results.runs().count(), "run", "runs"),
+        count(results.searches().count(), "search", "searches")
+    );
+    if invalid > 0 {
+        let _ = write!(
+            text,
+            " {} not valid: its figures do not mean what they say.",
+            count(invalid, "run is", "runs are")
+        );
+    }
+    text
+}
+
+/// Everything the page was made from, as it was given, for whoever wants to look again.
+fn data(results: &Results) -> String {
+    let all: serde_json::Map<String, Value> = results
+        .runs()
+        .chain(results.searches())
+        .map(|(name, value)| (name.to_owned(), value.clone()))
+        .collect();
+    let text = Value::Object(all).to_string();
+    format!(
+        "<details><summary>Data, as JSON</summary><pre id=\"data\">{}</pre></details>\n",
+        escape(&text)
     )
 }
 
@@ -80,21 +121,27 @@ fn latency(results: &Results) -> String {
         (6.0, "99.9999 %"),
     ];
     let x = Axis {
-        title: "messages at most as late".to_owned(),
+        title: "part of the messages that came at least as fast".to_owned(),
         ticks: nines
             .into_iter()
             .filter(|(at, _)| *at <= farthest.ceil())
             .map(|(at, name)| (at, name.to_owned()))
             .collect(),
     };
-    let y = Axis::decades("latency", &curves, duration);
+    let y = Axis::decades("latency (logarithmic)", &curves, duration);
     let note = "<p>Open-loop runs count from the time a message was due; closed ones from the time of sending.</p>";
-    format!("{}{note}", Plot { x, y, curves }.svg())
+    let plot = Plot {
+        x,
+        y,
+        curves,
+        marks: Vec::new(),
+    };
+    format!("{}{note}", plot.svg())
 }
 
 fn duration(us: f64) -> String {
     match us {
-        us if us < 1e3 => format!("{us} us"),
+        us if us < 1e3 => format!("{us} µs"),
         us if us < 1e6 => format!("{} ms", us / 1e3),
         us => format!("{} s", us / 1e6),
     }
@@ -124,7 +171,15 @@ fn loss(results: &Results) -> String {
         "loss, %",
         curves.iter().flat_map(|c| &c.points).map(|p| p.1),
     );
-    Plot { x, y, curves }.svg()
+    let note = "<p>A dot is a trial. NDR: the highest load that keeps its goal without loss; PDR: with as much loss as its goal \
+                admits. The lines stand at their conditional throughput (RFC 9971).</p>";
+    let plot = Plot {
+        x,
+        y,
+        curves,
+        marks: results.goals(),
+    };
+    format!("{}{note}", plot.svg())
 }
 
 fn runs(results: &Results) -> String {
@@ -139,16 +194,16 @@ fn runs(results: &Results) -> String {
         &[
             "run",
             "verdict",
-            "payload",
+            "payload, bytes",
             "offered/s",
             "received/s",
             "lost",
-            "p50 us",
-            "p99 us",
-            "p99.9 us",
-            "max us",
-            "CPU ns/message",
-            "M/core-s",
+            "p50, µs",
+            "p99, µs",
+            "p99.9, µs",
+            "max, µs",
+            "CPU, ns/message",
+            "M messages/core-s",
         ],
         &rows,
     )
@@ -161,7 +216,8 @@ fn run_row(name: &str, run: &Value) -> String {
         &run["latency_uncorrected_us"]
     };
     let cpu = &run["router_cpu"];
-    row(&[
+    let valid = run["verdict"].as_str() == Some("valid");
+    let cells = row(&[
         escape(name),
         escape(run["verdict"].as_str().unwrap_or("-")),
         number(&run["payload_bytes"], 0),
@@ -176,48 +232,64 @@ fn run_row(name: &str, run: &Value) -> String {
         cpu["messages_per_core_second"]
             .as_f64()
             .map_or("-".to_owned(), |n| format!("{:.3}", n / 1e6)),
-    ])
+    ]);
+    if valid {
+        cells
+    } else {
+        cells.replacen("<tr>", "<tr class=\"bad\">", 1)
+    }
 }
 
 fn searches(results: &Results) -> String {
-    let mut rows = String::new();
+    let (mut found, mut attributes) = (String::new(), String::new());
     for (name, search) in results.searches() {
         for result in search["goals"].as_array().into_iter().flatten() {
             let goal = &result["goal"];
-            rows.push_str(&row(&[
-                escape(name),
-                escape(goal["name"].as_str().unwrap_or("-")),
+            let head = [escape(name), escape(goal["name"].as_str().unwrap_or("-"))];
+            let figures = [
                 number(&result["conditional_throughput"], 0),
                 number(&result["relevant_lower_bound"], 0),
                 number(&result["relevant_upper_bound"], 0),
+                number(&search["mrr_per_s"], 0),
+            ];
+            found.push_str(&row(&[&head[..], &figures].concat()));
+            let wanted = [
                 number(&goal["loss_ratio"], 4),
                 number(&goal["trial_s"], 1),
                 number(&goal["duration_sum_s"], 1),
                 number(&goal["exceed_ratio"], 2),
                 number(&goal["width"], 3),
-                number(&search["mrr_per_s"], 0),
-            ]));
+            ];
+            attributes.push_str(&row(&[&head[..], &wanted].concat()));
         }
     }
-    if rows.is_empty() {
-        return rows;
+    if found.is_empty() {
+        return found;
     }
-    table(
+    let found = table(
         &[
             "search",
             "goal",
-            "conditional throughput/s",
-            "lower bound",
-            "upper bound",
+            "conditional throughput, messages/s",
+            "lower bound, messages/s",
+            "upper bound, messages/s",
+            "MRR, messages/s",
+        ],
+        &found,
+    );
+    let attributes = table(
+        &[
+            "search",
+            "goal",
             "loss ratio",
-            "trial s",
-            "duration sum s",
+            "trial, s",
+            "duration sum, s",
             "exceed ratio",
             "width",
-            "MRR/s",
         ],
-        &rows,
-    )
+        &attributes,
+    );
+    format!("{found}<p>What the goals ask for:</p>{attributes}")
 }
 
 fn table(heads: &[&str], rows: &str) -> String {
@@ -239,9 +311,10 @@ fn row(cells: &[String]) -> String {
 }
 
 fn number(value: &Value, digits: usize) -> String {
-    value
-        .as_f64()
-        .map_or("-".to_owned(), |n| format!("{n:.digits$}"))
+    value.as_f64().map_or("-".to_owned(), |n| match digits {
+        0 => grouped(n),
+        digits => format!("{n:.digits$}"),
+    })
 }
 
 /// For text and attribute values.
@@ -281,5 +354,15 @@ mod tests {
         assert!(page.contains("prefers-color-scheme: dark"));
         assert!(!page.contains("http") && !page.contains("<script"));
         assert!(page.contains("99 %") && page.contains("NDR"));
+        let from = page.find("id=\"data\">").expect("data") + "id=\"data\">".len();
+        let text = page[from..].split("</pre>").next().expect("an end");
+        let text = text
+            .replace("&quot;", "\"")
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&amp;", "&");
+        let data: Value = serde_json::from_str(&text).expect("what is embedded is JSON");
+        assert_eq!(data["a.json"]["latency_us"]["p99"], 900.0);
+        assert_eq!(data["b.json"]["trials"][1]["load"], 8.0);
     }
 }

@@ -7,7 +7,7 @@ use std::fmt::Write;
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 80.0;
-const RIGHT: f64 = 20.0;
+const RIGHT: f64 = 36.0;
 const TOP: f64 = 16.0;
 const BOTTOM: f64 = 52.0;
 /// Height of a line of the legend.
@@ -36,6 +36,8 @@ pub(super) struct Plot {
     pub(super) x: Axis,
     pub(super) y: Axis,
     pub(super) curves: Vec<Curve>,
+    /// Places along the horizontal axis worth a line of their own, and what they are.
+    pub(super) marks: Vec<(f64, String)>,
 }
 
 impl Axis {
@@ -84,10 +86,23 @@ impl Axis {
 
 fn format_number(value: f64, step: f64) -> String {
     if step >= 1.0 {
-        format!("{value:.0}")
+        grouped(value)
     } else {
         format!("{value:.*}", (-step.log10()).ceil() as usize)
     }
+}
+
+/// A whole number with a comma between thousands.
+pub(super) fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut out = String::from(if value <= -0.5 { "-" } else { "" });
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 impl Plot {
@@ -107,6 +122,7 @@ impl Plot {
             escape(&self.x.title)
         );
         self.axes(&mut out);
+        self.marks(&mut out);
         for (n, curve) in self.curves.iter().enumerate() {
             let colour = format!("var(--c{})", n % COLOURS);
             self.curve(&mut out, curve, &colour);
@@ -155,6 +171,21 @@ impl Plot {
         );
     }
 
+    fn marks(&self, out: &mut String) {
+        for (n, (value, name)) in self.marks.iter().enumerate() {
+            let (x, _) = self.at((*value, 0.0));
+            // Names of neighbours stand below each other.
+            let y = TOP + 14.0 + 16.0 * n as f64;
+            let _ = write!(
+                out,
+                "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{}\"/><text class=\"title\" x=\"{:.1}\" y=\"{y}\" text-anchor=\"end\">{}</text>",
+                HEIGHT - BOTTOM,
+                x - 5.0,
+                escape(name)
+            );
+        }
+    }
+
     fn curve(&self, out: &mut String, curve: &Curve, colour: &str) {
         if curve.line {
             let points: Vec<String> = curve
@@ -174,7 +205,11 @@ impl Plot {
             let (x, y) = self.at(*point);
             let _ = write!(
                 out,
-                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{colour}\" fill-opacity=\"0.7\"/>"
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{colour}\" fill-opacity=\"0.7\"><title>{} {}, {:.3} {}</title></circle>",
+                grouped(point.0),
+                escape(&self.x.title),
+                point.1,
+                escape(&self.y.title)
             );
         }
     }
@@ -197,5 +232,9 @@ mod tests {
         let axis = Axis::decades("y", &[curve], |value| value.to_string());
         let names: Vec<&str> = axis.ticks.iter().map(|t| t.1.as_str()).collect();
         assert_eq!(names, ["10", "100", "1000", "10000"]);
+        assert_eq!(
+            [0.0, 999.4, 1_000.0, 1_234_567.0, -1_500.0].map(grouped),
+            ["0", "999", "1,000", "1,234,567", "-1,500"]
+        );
     }
 }

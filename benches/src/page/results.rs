@@ -102,6 +102,26 @@ impl Results {
         })
     }
 
+    /// Conditional throughput of every goal of every search, and its name.
+    pub(super) fn goals(&self) -> Vec<(f64, String)> {
+        let several = self.searches.len() > 1;
+        let of = |(name, search): (&str, &Value)| -> Vec<(f64, String)> {
+            let goals = search["goals"].as_array().into_iter().flatten();
+            goals
+                .filter_map(|found| {
+                    let goal = found["goal"]["name"].as_str()?;
+                    let label = if several {
+                        format!("{name}: {goal}")
+                    } else {
+                        goal.to_owned()
+                    };
+                    Some((found["conditional_throughput"].as_f64()?, label))
+                })
+                .collect()
+        };
+        self.searches().flat_map(of).collect()
+    }
+
     /// One line for each machine and program.
     pub(super) fn machines(&self) -> impl Iterator<Item = String> {
         let all: BTreeSet<String> = self
