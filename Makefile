@@ -21,10 +21,10 @@ SECONDS := 60
 
 say = printf '\n==> %s\n'
 
-.PHONY: help deps build run test check gates bench bars peers fuzz tidy cargo-deny
+.PHONY: help deps build run test check gates bench bars peers soak asan udp-forward fuzz tidy cargo-deny
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Each package: its name, the test that shows it is here, what it is for.
 deps: ## Install what the build needs (Debian packages, by apt)
@@ -109,6 +109,24 @@ bars: build ## Measure the router against its bars (ARGS="--row naive" for one)
 peers: build ## Measure other message routers beside ours (JSON=FILE for results, ARGS="--only nats --path loopback" for less)
 	@$(say) "measuring peers; what is not installed yet is built first, which takes long"
 	"$(BIN)/caplane-load" peers $(if $(JSON),--json "$(JSON)") $(ARGS)
+
+soak: build ## Balance the books under everything at once (ARGS="--seconds 600 --driver mio")
+	@$(say) "soaking the router: full speed, 1 % loss, changing tables, dying peers (10 minutes a driver unless told otherwise)"
+	"$(BIN)/caplane-load" soak $(ARGS)
+
+# The runtime of AddressSanitizer comes with nightly toolchains only. What C there is (BoringSSL) is not instrumented; all of our unsafe code is.
+asan: deps ## Run the transport's tests under AddressSanitizer (needs a nightly toolchain)
+	@rustup toolchain list 2>/dev/null | grep -q nightly || { \
+		echo "asan: no nightly toolchain here; 'rustup toolchain install nightly' gets one, then try again" >&2; exit 2; }
+	@$(say) "transport's tests under AddressSanitizer (builds for itself, in $(CARGO_TARGET_DIR)/asan)"
+	RUSTFLAGS="-Zsanitizer=address" CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=line-tables-only \
+		cargo +nightly test --locked -p caplane-transport --lib --tests \
+		--target "$$(rustc -vV | sed -n 's/^host: //p')" --target-dir "$(CARGO_TARGET_DIR)/asan" -- $(ARGS)
+
+# Its own project: tokio-uring brings older versions of crates that we have.
+udp-forward: deps ## Measure one UDP hop over epoll, io_uring and tokio-uring
+	@$(say) "one UDP hop, three drivers (a minute)"
+	cd benches/udp-forward && CARGO_TARGET_DIR="$(CACHE)/udp-forward" cargo run --release --locked -- $(ARGS)
 
 fuzz: deps ## Run each fuzz target for SECONDS=60
 	@$(say) "fuzzing, $(SECONDS) seconds a target"

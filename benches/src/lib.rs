@@ -14,4 +14,5 @@ pub mod page;
 pub mod peers;
 pub mod rig;
 pub mod search;
+pub mod soak;
 pub mod stub_controller;

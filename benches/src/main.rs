@@ -29,6 +29,8 @@ enum Command {
     Ceiling(cli::ceiling::Arguments),
     /// Measure the router against its bars.
     Bars(cli::bars::Arguments),
+    /// Balance the books of a router under everything at once, for a while.
+    Soak(cli::soak::Arguments),
     /// Measure other message routers under the same load.
     Peers(cli::peers::Arguments),
     /// Be the naive hop, for `ceiling` and `bars`.
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Figures(arguments) => cli::figures::run(arguments),
         Command::Ceiling(arguments) => cli::ceiling::run(&arguments),
         Command::Bars(arguments) => cli::bars::run(&arguments),
+        Command::Soak(arguments) => cli::soak::run(&arguments),
         Command::Peers(arguments) => cli::peers::run(&arguments),
         Command::NaiveHop(arguments) => cli::ceiling::hop(arguments),
         Command::Impair(arguments) => cli::impair::run(&arguments),

@@ -78,6 +78,15 @@ pub struct RouterCounters {
     pub forwarded_bytes: f64,
 }
 
+/// What a router may be told beyond the defaults; what is absent stays as it comes.
+#[derive(Clone, Debug, Default)]
+pub struct Tuning {
+    /// I/O driver: "auto", "mio" or "uring".
+    pub driver: Option<String>,
+    /// Worker threads.
+    pub workers: Option<u8>,
+}
+
 struct Member {
     name: String,
     process: Child,
@@ -90,6 +99,7 @@ pub struct Rig {
     members: Vec<Member>,
     plan: Plan,
     place: Place,
+    tuning: Tuning,
     sender: Issued,
     receivers: Vec<Issued>,
     /// An identity that may act as a server, for the self-test.
@@ -116,6 +126,19 @@ impl Rig {
     /// # Errors
     /// As [`Rig::start`].
     pub fn start_at(plan: &Plan, routers: usize, place: &Place) -> Result<Rig, RigError> {
+        Rig::start_with(plan, routers, place, &Tuning::default())
+    }
+
+    /// As [`Rig::start_at`], with routers that are not quite as they come.
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub fn start_with(
+        plan: &Plan,
+        routers: usize,
+        place: &Place,
+        tuning: &Tuning,
+    ) -> Result<Rig, RigError> {
         let binaries = Binaries::beside_this_program()?;
         let folder = tempfile::Builder::new()
             .prefix("caplane-load-")
@@ -145,6 +168,7 @@ impl Rig {
             members: Vec::new(),
             plan: plan.clone(),
             place: place.clone(),
+            tuning: tuning.clone(),
             sender: issue(&agent, "sender")?,
             receivers: (0..plan.receivers)
                 .map(|n| issue(&agent, &format!("receiver-{n}")))
@@ -253,11 +277,7 @@ impl Rig {
     /// When a metrics page cannot be read.
     pub fn counters(&self) -> Result<RouterCounters, RigError> {
         let mut sum = RouterCounters::default();
-        for member in &self.members {
-            let page = self
-                .runtime
-                .block_on(Metrics::fetch(&member.admin))
-                .map_err(|e| RigError::Io("metrics", e))?;
+        for page in self.metrics()? {
             sum.received += page.sum("router_messages_received_total");
             sum.forwarded += page.sum("router_messages_forwarded_total");
             sum.dropped += page.sum("router_drops_total");
@@ -265,6 +285,18 @@ impl Rig {
             sum.forwarded_bytes += page.sum("router_forwarded_bytes_total");
         }
         Ok(sum)
+    }
+
+    /// The routers' metrics pages, first to last.
+    ///
+    /// # Errors
+    /// When a metrics page cannot be read.
+    pub fn metrics(&self) -> Result<Vec<Metrics>, RigError> {
+        let fetch = |member: &Member| {
+            let page = self.runtime.block_on(Metrics::fetch(&member.admin));
+            page.map_err(|e| RigError::Io("metrics", e))
+        };
+        self.members.iter().map(fetch).collect()
     }
 
     /// How long the whole tables took at the start: from an update, made and complete, to the report that it is live, and the
@@ -332,12 +364,20 @@ impl Rig {
         let payload = self.plan.udp_payload_max;
         let listen = self.place.server;
         let domain = pki::TRUST_DOMAIN;
+        let Tuning { driver, workers } = &self.tuning;
+        let line = |text: Option<String>| text.unwrap_or_default();
+        let workers = line(workers.map(|n| format!("workers = {n}\n")));
+        let driver = line(
+            driver
+                .as_ref()
+                .map(|name| format!("[io]\ndriver = \"{name}\"\n")),
+        );
         format!(
-            "name = \"{name}\"\nlisten = \"{listen}:0\"\nadmin = \"127.0.0.1:0\"\nstate_dir = \".\"\n\
+            "name = \"{name}\"\nlisten = \"{listen}:0\"\nadmin = \"127.0.0.1:0\"\nstate_dir = \".\"\n{workers}\
              [controller]\naddresses = [\"{controller}\"]\n\
              [credentials]\nchain = \"router.pem\"\nkey = \"router-key.pem\"\n\
              trust = [{{ domain = \"{domain}\", roots = \"roots.pem\" }}]\n\
-             [quic]\nudp_payload_bytes_max = {payload}\n"
+             [quic]\nudp_payload_bytes_max = {payload}\n{driver}"
         )
     }
 

@@ -8,3 +8,4 @@ pub mod peers;
 pub mod results;
 pub mod run;
 pub mod search;
+pub mod soak;

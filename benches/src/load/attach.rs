@@ -24,6 +24,8 @@ pub struct Seat {
     pub label: Label,
     /// Our domain.
     pub domain: u32,
+    /// What lanes brought before the label was known: a router serves an instance from the moment it lets it in.
+    early: Vec<Event>,
 }
 
 /// Why an instance could not attach.
@@ -112,7 +114,7 @@ impl Seat {
         let mut endpoint = dialling(router, credentials, udp_payload_max).map_err(failed)?;
         let peer = endpoint.connect(router, None).map_err(failed)?;
         let hello = hello(instance_name);
-        let mut welcome = None;
+        let (mut welcome, mut early) = (None, Vec::new());
         pump(&mut endpoint, router, |endpoint, event| match event {
             Event::Connected { .. } => {
                 endpoint
@@ -124,6 +126,10 @@ impl Seat {
                 welcome = Some(read_welcome(router, &message)?);
                 Ok(true)
             }
+            event @ Event::Lane { .. } => {
+                early.push(event);
+                Ok(false)
+            }
             _ => Ok(false),
         })?;
         let welcome =
@@ -133,6 +139,7 @@ impl Seat {
             peer,
             label: Label::from_bits(welcome.label),
             domain: welcome.domain,
+            early,
         })
     }
 
@@ -156,7 +163,25 @@ impl Seat {
             peer,
             label: Label::NONE,
             domain: 0,
+            early: Vec::new(),
         })
+    }
+
+    /// What came with the welcome, to be treated as any other event; each lane in it is not read before it is given back.
+    pub fn take_early(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.early)
+    }
+
+    /// Gives back unread what came with the welcome: it is read when more comes.
+    pub(super) fn put_back_early(&mut self) {
+        for event in self.take_early() {
+            if let Event::Lane {
+                peer, lane, data, ..
+            } = event
+            {
+                self.endpoint.lane_rest(peer, lane, data);
+            }
+        }
     }
 
     /// Says goodbye and waits until that has left.

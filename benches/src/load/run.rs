@@ -63,7 +63,11 @@ impl Target {
     ) -> Result<Seat, AttachError> {
         let (credentials, payload) = (credentials.clone(), plan.udp_payload_max);
         match self.approach {
-            Approach::Attach => Seat::attach(router, credentials, name, payload),
+            Approach::Attach => {
+                let mut seat = Seat::attach(router, credentials, name, payload)?;
+                seat.put_back_early();
+                Ok(seat)
+            }
             Approach::Plain => Seat::direct(router, credentials, payload),
         }
     }
@@ -137,7 +141,7 @@ pub fn observed(
     plan.check()?;
     let mut threads = Threads::new(plan);
     for (n, credentials) in (0..plan.receivers).zip(target.receivers.iter().cycle()) {
-        let name = format!("receiver-{n}");
+        let name = format!("receiver-{}-{n}", plan.seed);
         let seat = target.seat(target.egress, credentials, &name, plan)?;
         let responder = plan
             .reply
@@ -145,7 +149,8 @@ pub fn observed(
         threads.receive(plan, n, seat.endpoint, responder)?;
     }
     for n in 0..plan.senders {
-        let name = format!("sender-{n}");
+        // Two runs side by side have two seeds; the next run takes the place of the one before.
+        let name = format!("sender-{}-{n}", plan.seed);
         let seat = target.seat(target.ingress, &target.sender, &name, plan)?;
         threads.send(plan, n, seat)?;
     }

@@ -78,6 +78,7 @@ static WORKER: [Field<WorkerSnapshot>; FIELDS] = {
         field(Counter, "router_messages_delivered", |w| w.forwarder.delivered, "The forwarded messages that went to attached instances"),
         field(Counter, "router_messages_returned", |w| w.forwarder.returned, "Messages handed to the transport and taken back"),
         field(Counter, "router_messages_handed_over", |w| w.forwarder.handed_over, "Messages handed to another worker, whose peer they go to"),
+        field(Counter, "router_messages_taken_over", |w| w.forwarder.taken_over, "Messages taken from another worker"),
         field(Counter, "router_messages_unacknowledged", |w| w.transport.messages_unacknowledged, "Messages forwarded to peers that went away before they acknowledged them (upper bound)"),
         field(Counter, "router_messages_replicated", |w| w.forwarder.replicated, "Extra copies made of group messages"),
         field(Counter, "router_messages_rerouted", |w| w.forwarder.rerouted, "Messages sent on to a second egress router"),
@@ -114,7 +115,7 @@ static WORKER: [Field<WorkerSnapshot>; FIELDS] = {
         field(Counter, "router_ticks", |w| w.worker.ticks, "Turns of the workers' loops"),
     ]
 };
-const FIELDS: usize = 41;
+const FIELDS: usize = 42;
 
 /// What the control thread counts of its session.
 #[rustfmt::skip] // One line each: a table to be read.
