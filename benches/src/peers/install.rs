@@ -64,16 +64,18 @@ pub fn cargo(
     cache: &Path,
     (name, version): (&str, &str),
     binary: &str,
+    build: Build,
 ) -> Result<PathBuf, PeerError> {
     let root = cache.join(format!("{name}-{version}"));
     let program = root.join("bin").join(binary);
     if program.is_file() {
         return Ok(program);
     }
-    run(niced()
+    run(build
+        .cargo()
         .args(["install", name, "--version", version, "--locked", "--root"])
         .arg(&root)
-        .env_remove("CARGO_TARGET_DIR"))?;
+        .env("CARGO_TARGET_DIR", build.target(cache)))?;
     if program.is_file() {
         Ok(program)
     } else {
@@ -87,24 +89,54 @@ pub fn cargo(
 ///
 /// # Errors
 /// As [`nats`].
-pub fn project(cache: &Path, manifest: &Path, binary: &str) -> Result<PathBuf, PeerError> {
-    let target = cache.join("projects");
-    run(niced()
-        .args(["build", "--release", "--manifest-path"])
+pub fn project(
+    cache: &Path,
+    manifest: &Path,
+    binary: &str,
+    build: Build,
+) -> Result<PathBuf, PeerError> {
+    let target = build.target(cache);
+    run(build
+        .cargo()
+        .args(["build", "--release", "--locked", "--manifest-path"])
         .arg(manifest)
         .arg("--target-dir")
         .arg(&target))?;
     Ok(target.join("release").join(binary))
 }
 
-/// cargo at the lowest priority: peers take long to build.
-fn niced() -> Command {
-    let mut command = Command::new("nice");
-    command.args(["-n", "19", "cargo"]);
-    if let Some(jobs) = std::env::var_os("PEERS_JOBS") {
-        command.env("CARGO_BUILD_JOBS", jobs);
+/// How a peer's crates are built. Server and load of one peer share what they have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// zenohd as cargo builds a release.
+    Zenoh,
+    /// SLIM without any link-time optimisation, not even within a crate: with it a build takes most of an hour on two cores.
+    Slim,
+}
+
+impl Build {
+    fn target(self, cache: &Path) -> PathBuf {
+        cache.join(match self {
+            Build::Zenoh => "projects",
+            Build::Slim => "target",
+        })
     }
-    command
+
+    /// cargo at the lowest priority: peers take long to build.
+    fn cargo(self) -> Command {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19", "cargo"]);
+        if self == Build::Slim {
+            command
+                .env("CARGO_PROFILE_RELEASE_LTO", "off")
+                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+                .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+        }
+        if let Some(jobs) = std::env::var_os("PEERS_JOBS") {
+            command.env("CARGO_BUILD_JOBS", jobs);
+        }
+        command
+    }
 }
 
 fn executable(program: &Path) -> Result<(), PeerError> {

@@ -183,6 +183,7 @@ pub fn systems() -> Vec<Box<dyn System>> {
         Box::new(zenoh::Server::new("tcp")),
         Box::new(zenoh::Server::new("tls")),
         Box::new(zenoh::Server::new("quic")),
-        Box::new(slim::Server::default()),
+        Box::new(slim::Server::new(false)),
+        Box::new(slim::Server::new(true)),
     ]
 }

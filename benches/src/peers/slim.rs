@@ -1,79 +1,131 @@
-//! SLIM (`agntcy-slim`): its node, loaded by the bench in its own command
-//! line.
+//! SLIM (`agntcy-slim`): its node, in plain text and over TLS.
 //!
-//! The bench sends unreliably as fast as it can to names of its own choice
-//! (it cannot spread messages over keys) and asks round trips one after the
-//! other: there is no open-loop figure, and that is said instead of one.
-//! Plain text, as its command line starts a node.
+//! The node is `slimctl slim start`. The bench of that command line knows no
+//! TLS, no key but its own and no open loop, so the load is a program of ours
+//! (`benches/peers/slim-load`) on SLIM's client.
 
+use super::install::Build;
 use super::server::{ServerProcess, free_port};
-use super::{PeerError, RoundTrip, Settings, System, Throughput, install};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use super::{PeerError, ROUND_TRIP_SIZE, RoundTrip, Settings, System, Throughput, install};
+use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-/// Messages a second that a first guess assumes: the run is long enough, not exactly as long as asked.
-const GUESS_PER_S: f64 = 40_000.0;
-/// A subscriber that waits longer for lost messages is ended; what it had is not reported then.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-/// `slimctl slim start` as the server, `slimctl bench` as the load.
-#[derive(Default)]
+/// The node's defaults: a thread a core. Sessions are unreliable and without MLS, which is between the ends and costs the node nothing.
 pub struct Server {
-    program: Option<PathBuf>,
+    tls: bool,
+    programs: Option<Programs>,
+}
+
+struct Programs {
+    server: PathBuf,
+    load: PathBuf,
 }
 
 struct Running {
     process: ServerProcess,
+    log: PathBuf,
     address: SocketAddr,
-    folder: tempfile::TempDir,
+    certificate: Option<PathBuf>,
+    _folder: tempfile::TempDir,
 }
 
 impl Server {
-    fn program(&self) -> Result<&Path, PeerError> {
+    /// With TLS (server certificate only), or in plain text.
+    pub fn new(tls: bool) -> Server {
+        Server {
+            tls,
+            programs: None,
+        }
+    }
+
+    fn programs(&self) -> Result<&Programs, PeerError> {
         let missing = || PeerError::Failed("slimctl is not installed".to_owned());
-        self.program.as_deref().ok_or_else(missing)
+        self.programs.as_ref().ok_or_else(missing)
     }
 
     fn start(&self, settings: &Settings) -> Result<Running, PeerError> {
-        let folder = tempfile::tempdir().map_err(|e| PeerError::Io("temporary folder", e))?;
+        let failed = |what| move |e| PeerError::Io(what, e);
+        let folder = tempfile::tempdir().map_err(failed("temporary folder"))?;
         let address = SocketAddr::new(settings.place.server, free_port()?);
-        let arguments = ["slim", "start", "--endpoint", &address.to_string()].map(str::to_owned);
+        let mut certificate = None;
+        let tls = if self.tls {
+            let pair = rcgen::generate_simple_self_signed([address.ip().to_string()])
+                .map_err(|e| PeerError::Failed(format!("certificate: {e}")))?;
+            let (chain, key) = (
+                folder.path().join("slim.pem"),
+                folder.path().join("key.pem"),
+            );
+            std::fs::write(&chain, pair.cert.pem()).map_err(failed("certificate"))?;
+            std::fs::write(&key, pair.signing_key.serialize_pem()).map_err(failed("key"))?;
+            let source = format!(
+                "{{ source: {{ type: file, cert: \"{}\", key: \"{}\" }} }}",
+                chain.display(),
+                key.display()
+            );
+            certificate = Some(chain);
+            source
+        } else {
+            "{ insecure: true }".to_owned()
+        };
+        let config = format!(
+            "runtime: {{ n_cores: 0, thread_name: slim, drain_timeout: 1s }}\ntracing: {{ log_level: error }}\n\
+             services:\n  slim/0:\n    dataplane:\n      servers:\n        - endpoint: \"{address}\"\n          tls: {tls}\n      clients: []\n"
+        );
+        let file = folder.path().join("slim.yaml");
+        std::fs::write(&file, config).map_err(failed("configuration"))?;
+        let arguments = ["slim", "start", "--config", &file.display().to_string()];
+        let arguments = arguments.map(str::to_owned);
         let log = folder.path().join("log");
-        let program = self.program()?;
+        let program = &self.programs()?.server;
         let mut process = ServerProcess::start("slim", &settings.place, program, &arguments, &log)?;
         process.wait_listening(address, &log)?;
         Ok(Running {
             process,
+            log,
             address,
-            folder,
+            certificate,
+            _folder: folder,
         })
     }
 
-    /// One side of the bench.
-    fn bench(
+    fn load(
         &self,
-        running: &Running,
-        side: &str,
-        count: usize,
-        messages: u64,
+        settings: &Settings,
         size: usize,
-    ) -> Result<Command, PeerError> {
-        let mut command = Command::new(self.program()?);
+        receivers: usize,
+        rate: f64,
+    ) -> Result<Value, PeerError> {
+        let mut running = self.start(settings)?;
+        let scheme = if self.tls { "https" } else { "http" };
+        let mut command = Command::new(&self.programs()?.load);
         command
-            .args(["bench", "--log-level", "error", side])
-            .args(["--count", &count.to_string()])
-            .args(["--msgs", &messages.to_string()])
+            .args(["--endpoint", &format!("{scheme}://{}", running.address)])
+            .args(["--server-pid", &running.process.pid().to_string()])
             .args(["--size", &size.to_string()])
-            .args(["--server", &format!("http://{}", running.address)])
-            .arg("--csv")
-            .arg(running.folder.path().join(format!("{side}.csv")))
+            .args(["--receivers", &receivers.to_string()])
+            .args(["--warm-up", &settings.warm_up.as_secs_f64().to_string()])
+            .args(["--duration", &settings.duration.as_secs_f64().to_string()])
+            .args(["--rate", &rate.to_string()]);
+        if let Some(certificate) = &running.certificate {
+            command.arg("--certificate").arg(certificate);
+        }
+        let output = command
             .stdin(Stdio::null())
-            .stderr(Stdio::null());
-        Ok(command)
+            .output()
+            .map_err(|e| PeerError::Io("slim-load", e))?;
+        running.process.alive(&running.log)?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            let last = text.lines().last().unwrap_or("no word").to_owned();
+            return Err(PeerError::Failed(format!("slim-load: {last}")));
+        }
+        // SLIM's client may log on the same output; the result is the last line.
+        let text = String::from_utf8_lossy(&output.stdout);
+        let last = text.lines().last().unwrap_or_default();
+        serde_json::from_str(last).map_err(|e| PeerError::Failed(format!("slim-load: {e}")))
     }
 }
 
@@ -83,19 +135,19 @@ impl System for Server {
     }
 
     fn transport(&self) -> &'static str {
-        "grpc"
+        if self.tls { "grpc-tls" } else { "grpc" }
     }
 
     fn encrypted(&self) -> bool {
-        false
+        self.tls
     }
 
     fn install(&mut self, settings: &Settings) -> Result<(), PeerError> {
-        self.program = Some(install::cargo(
-            &settings.cache,
-            install::SLIMCTL,
-            "slimctl",
-        )?);
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/slim-load/Cargo.toml");
+        self.programs = Some(Programs {
+            server: install::cargo(&settings.cache, install::SLIMCTL, "slimctl", Build::Slim)?,
+            load: install::project(&settings.cache, &manifest, "slim-load", Build::Slim)?,
+        });
         Ok(())
     }
 
@@ -105,108 +157,25 @@ impl System for Server {
         size: usize,
         receivers: usize,
     ) -> Result<Throughput, PeerError> {
-        let running = self.start(settings)?;
-        let time = (settings.warm_up + settings.duration).as_secs_f64();
-        let messages = ((GUESS_PER_S * time) as u64).next_multiple_of(receivers as u64);
-        let failed = |e| PeerError::Io("slimctl bench", e);
-        let mut subscribers = self
-            .bench(&running, "sub", receivers, messages, size)?
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        wait_ready(&mut subscribers, receivers)?;
-        let sample = |running: &Running| {
-            let watch = running.process.watch();
-            watch.sample().map_err(failed)
-        };
-        let (before, begun) = (sample(&running)?, Instant::now());
-        let mut publishers = self
-            .bench(&running, "pub", receivers, messages, size)?
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
-        let ended = wait(&mut publishers).and_then(|()| wait(&mut subscribers));
-        let elapsed = begun.elapsed();
-        let after = sample(&running)?;
-        end(&mut publishers);
-        end(&mut subscribers);
-        ended?;
-        let (messages, payload_bytes) = received(&running.folder.path().join("sub.csv"))?;
+        let found = self.load(settings, size, receivers, 0.0)?;
+        let messages = found["messages"].as_u64().unwrap_or(0);
+        let seconds = |key: &str| Duration::from_secs_f64(found[key].as_f64().unwrap_or(0.0));
         Ok(Throughput {
             messages,
-            payload_bytes,
-            cpu: after.cpu.saturating_sub(before.cpu),
-            elapsed,
+            payload_bytes: messages * size as u64,
+            cpu: seconds("cpu_s"),
+            elapsed: seconds("elapsed_s"),
         })
     }
 
-    fn round_trip(&mut self, _: &Settings, _: f64) -> Result<RoundTrip, PeerError> {
-        Err(PeerError::Failed(
-            "slim's bench asks one question after the other: no open-loop figure".to_owned(),
-        ))
+    fn round_trip(&mut self, settings: &Settings, rate: f64) -> Result<RoundTrip, PeerError> {
+        let found = self.load(settings, ROUND_TRIP_SIZE, 1, rate)?;
+        let us = |key: &str| found[key].as_f64().unwrap_or(0.0);
+        Ok(RoundTrip {
+            rate,
+            p50: us("p50_us"),
+            p99: us("p99_us"),
+            unanswered: found["unanswered"].as_u64().unwrap_or(0),
+        })
     }
-}
-
-/// Waits until each subscriber has said that it is ready.
-fn wait_ready(child: &mut Child, count: usize) -> Result<(), PeerError> {
-    let Some(output) = child.stdout.take() else {
-        return Err(PeerError::Failed("slimctl bench says nothing".to_owned()));
-    };
-    let mut lines = BufReader::new(output).lines().map_while(Result::ok);
-    let ready = lines
-        .by_ref()
-        .filter(|line| line.contains("] ready at"))
-        .take(count)
-        .count();
-    // The pipe must stay open, and be emptied, while the bench runs.
-    std::thread::spawn(move || lines.for_each(drop));
-    if ready == count {
-        Ok(())
-    } else {
-        Err(PeerError::Failed(format!(
-            "{ready} of {count} slim subscribers became ready"
-        )))
-    }
-}
-
-fn wait(child: &mut Child) -> Result<(), PeerError> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => {
-                return Err(PeerError::Failed(format!(
-                    "slimctl bench ended with {status}"
-                )));
-            }
-            Ok(None) if Instant::now() < deadline => {
-                std::thread::park_timeout(Duration::from_millis(5));
-            }
-            _ => {
-                let what =
-                    format!("slimctl bench did not end within {PATIENCE:?}: messages were lost");
-                return Err(PeerError::Failed(what));
-            }
-        }
-    }
-}
-
-fn end(child: &mut Child) {
-    // It may have ended already.
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-/// Sums of `MsgCount` and `MsgBytes`.
-fn received(csv: &Path) -> Result<(u64, u64), PeerError> {
-    let file = File::open(csv).map_err(|e| PeerError::Io("slimctl's CSV", e))?;
-    let (mut messages, mut bytes) = (0, 0);
-    for line in BufReader::new(file).lines().map_while(Result::ok).skip(1) {
-        let mut fields = line.split(',').skip(2).map(str::parse::<u64>);
-        if let (Some(Ok(count)), Some(Ok(size))) = (fields.next(), fields.next()) {
-            messages += count;
-            bytes += size;
-        }
-    }
-    Ok((messages, bytes))
 }

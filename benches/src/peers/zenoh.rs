@@ -4,6 +4,7 @@
 //! zenoh's client has more dependencies than this whole workspace: it is
 //! built on demand and prints what it measured.
 
+use super::install::Build;
 use super::server::{ServerProcess, free_port};
 use super::{PeerError, ROUND_TRIP_SIZE, RoundTrip, Settings, System, Throughput, install};
 use serde_json::Value;
@@ -144,8 +145,8 @@ impl System for Server {
     fn install(&mut self, settings: &Settings) -> Result<(), PeerError> {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/zenoh-load/Cargo.toml");
         self.programs = Some(Programs {
-            server: install::cargo(&settings.cache, install::ZENOHD, "zenohd")?,
-            load: install::project(&settings.cache, &manifest, "zenoh-load")?,
+            server: install::cargo(&settings.cache, install::ZENOHD, "zenohd", Build::Zenoh)?,
+            load: install::project(&settings.cache, &manifest, "zenoh-load", Build::Zenoh)?,
         });
         Ok(())
     }
