@@ -140,7 +140,10 @@ impl Stub {
 
     pub fn start_at(ca: &Ca, number: u32, listen: SocketAddr) -> Self {
         let credentials = ca.credentials(&format!("router/r{number}"));
-        let endpoint = Endpoint::bind(EndpointConfig::new(listen, credentials)).expect("bind");
+        let mut config = EndpointConfig::new(listen, credentials);
+        // Small, so that a backlog stands in the client and not in QUIC, also when this thread gets little time.
+        config.stream_window = 256 << 10;
+        let endpoint = Endpoint::bind(config).expect("bind");
         let (address, waker) = (endpoint.local_addr(), endpoint.waker());
         let (orders, received) = channel();
         let rules = Arc::new(Mutex::new(Rules {
