@@ -18,6 +18,19 @@ fn output(arguments: &[&str]) -> Output {
         .expect("the program starts")
 }
 
+/// What a run prints that is to be valid. The generator says so when the machine gave it too little time (exit codes 3 and 4);
+/// then it is asked again.
+fn valid_output(arguments: &[&str]) -> Output {
+    let mut out = output(arguments);
+    for _ in 0..4 {
+        if !matches!(out.status.code(), Some(3 | 4)) {
+            break;
+        }
+        out = output(arguments);
+    }
+    out
+}
+
 #[test]
 fn impair_relays_takes_commands_and_reports_at_the_end() {
     let target = UdpSocket::bind("127.0.0.1:0").expect("bind");
@@ -91,7 +104,7 @@ fn wrong_arguments_are_named() {
 
 #[test]
 fn a_run_prints_one_object_and_succeeds() {
-    let out = output(&[
+    let out = valid_output(&[
         "run",
         "--json",
         "--no-self-test",

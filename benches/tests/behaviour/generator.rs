@@ -38,7 +38,14 @@ async fn it_measures_routers_that_run_already() {
         .arg(&receiver.files.key)
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    let output = within("a run", run.output()).await.expect("it starts");
+    let mut output = within("a run", run.output()).await.expect("it starts");
+    for _ in 0..4 {
+        // It says so when the machine gave it too little time.
+        if !matches!(output.status.code(), Some(3 | 4)) {
+            break;
+        }
+        output = within("a run", run.output()).await.expect("it starts");
+    }
     let errors = String::from_utf8_lossy(&output.stderr);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}\n{errors}");
