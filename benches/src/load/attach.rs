@@ -82,6 +82,7 @@ pub(super) fn dialling_with(
     };
     let mut config = EndpointConfig::new((any, 0).into(), credentials);
     config.accept = false;
+    config.exact_waits = true;
     adjust(&mut config);
     Endpoint::bind(config)
 }

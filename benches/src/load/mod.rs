@@ -33,6 +33,7 @@ pub use export::Histograms;
 pub use flow::{Arrival, FlowLedger};
 pub use message::{Layout, MessageWriter, Pattern, STAMP_LEN, Stamp};
 pub use observe::{Display, Lines, Moment, Observer, Phase};
+pub use pace::sleep_exactly;
 pub use plan::{Carrier, Plan, PlanError, Rate, class_labels, group_labels};
 pub use process::{Machine, ProcessSample, ProcessWatch};
 pub use receiver::{ReceiverTotals, serves};

@@ -1,11 +1,7 @@
-//! When messages are due, and waking a thread at that time.
+//! When messages are due, and sleeping until then.
 
 use super::Rate;
-use caplane_transport::Waker;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::num::NonZeroU64;
 
 /// Due times of one sequence of messages.
 #[derive(Clone, Debug)]
@@ -55,75 +51,10 @@ impl Schedule {
     }
 }
 
-/// Wakes an endpoint at a time given in nanoseconds: epoll alone wakes in
-/// milliseconds, which is too coarse to send a message when it is due.
-pub struct Pacer {
-    wake_at: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
-    epoch: Instant,
-}
-
-const NEVER: u64 = u64::MAX;
-const END: u64 = u64::MAX - 1;
-
-impl Pacer {
-    /// Starts the pacer of one endpoint.
-    ///
-    /// # Errors
-    /// When the thread is refused.
-    pub fn start(waker: Waker) -> std::io::Result<Pacer> {
-        let wake_at = Arc::new(AtomicU64::new(NEVER));
-        let epoch = Instant::now();
-        let times = Arc::clone(&wake_at);
-        let thread = std::thread::Builder::new()
-            .name("pacer".into())
-            .spawn(move || pace(&times, epoch, &waker))?;
-        Ok(Pacer {
-            wake_at,
-            thread: Some(thread),
-            epoch,
-        })
-    }
-
-    /// Wakes the endpoint this long from `now`, unless told otherwise before.
-    pub fn wake_in(&self, now: Instant, wait: Duration) {
-        let at = (now.saturating_duration_since(self.epoch) + wait).as_nanos() as u64;
-        if self.wake_at.swap(at, Ordering::AcqRel) != at
-            && let Some(thread) = &self.thread
-        {
-            thread.thread().unpark();
-        }
-    }
-}
-
-impl Drop for Pacer {
-    fn drop(&mut self) {
-        self.wake_at.store(END, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // It holds nothing that a panic could have broken.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn pace(wake_at: &AtomicU64, epoch: Instant, waker: &Waker) {
-    loop {
-        let at = wake_at.load(Ordering::Acquire);
-        let now = epoch.elapsed().as_nanos() as u64;
-        match at {
-            END => return,
-            NEVER => std::thread::park(),
-            _ if at > now => std::thread::park_timeout(Duration::from_nanos(at - now)),
-            _ => {
-                // Only if no other time was set meanwhile.
-                let _ = wake_at.compare_exchange(at, NEVER, Ordering::AcqRel, Ordering::Acquire);
-                if waker.wake().is_err() {
-                    return;
-                }
-            }
-        }
-    }
+/// Lets this thread's sleeps end when they are due: by default Linux lets them end up to 50 us later.
+pub fn sleep_exactly() {
+    // Where the system refuses, sends are later by that, and the report says so.
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::attach::Seat;
 use super::message::{Flow, Layout, MessageWriter};
-use super::pace::{Pacer, Schedule};
+use super::pace::{self, Schedule};
 use super::receiver::{Progress, histogram};
 use super::window::Window;
 use super::{Carrier, Plan, Rate};
@@ -19,8 +19,6 @@ use std::time::{Duration, Instant};
 /// Shortest time between two turns of an open loop: at higher rates messages
 /// go in groups, so that the generator leaves the machine to the router.
 const TURN_MIN: Duration = Duration::from_micros(100);
-/// Below this a wait is left to the pacer, above to epoll (milliseconds).
-const PACED_BELOW: Duration = Duration::from_millis(3);
 /// Hops a message may take: more than any fabric measured here has.
 const HOP_LIMIT: u8 = 16;
 /// Batches handed over in one turn at full speed, so that the connection's acknowledgements are read in between.
@@ -201,7 +199,7 @@ impl Sender {
         if !self.seat.wait_for_start(&self.window)? {
             return Ok((self.totals, self.closed));
         }
-        let pacer = Pacer::start(self.seat.endpoint.waker())?;
+        pace::sleep_exactly();
         self.start = self.window.start().unwrap_or_default();
         self.measured = self.window.measured().unwrap_or_default();
         while !self.window.stopped() && self.closed.is_none() {
@@ -216,14 +214,8 @@ impl Sender {
                 .messages
                 .store(self.totals.sent, Ordering::Relaxed);
             let wait = self.time_to_next(self.window.now());
-            if wait < PACED_BELOW && !wait.is_zero() {
-                pacer.wake_in(Instant::now(), wait);
-                self.seat.endpoint.wait(Some(Duration::from_millis(20)))?;
-            } else {
-                self.seat
-                    .endpoint
-                    .wait(Some(wait.min(Duration::from_millis(20))))?;
-            }
+            let wait = wait.min(Duration::from_millis(20));
+            self.seat.endpoint.wait(Some(wait))?;
         }
         let path = self.seat.endpoint.peer_udp_payload(self.seat.peer);
         self.totals.udp_payload = path.unwrap_or_default();

@@ -3,7 +3,7 @@
 
 use super::nats_client::Client;
 use super::{PeerError, ROUND_TRIP_SIZE, RoundTrip, Throughput};
-use crate::load::ProcessWatch;
+use crate::load::{ProcessWatch, sleep_exactly};
 use hdrhistogram::Histogram;
 use rustls::ClientConfig;
 use std::io;
@@ -197,6 +197,7 @@ impl Target {
         duration: Duration,
         shared: &Shared,
     ) -> io::Result<RoundTrip> {
+        sleep_exactly();
         let mut client = self.connect()?;
         client.subscribe("answers", 1);
         client.flush()?;

@@ -89,6 +89,9 @@ pub struct EndpointConfig {
     /// Before `wait` sleeps, look at the sockets again and again for this long: a message that comes in that time saves a
     /// wake-up (some microseconds), for a processor that is never idle. Default zero: off.
     pub busy_poll: Duration,
+    /// End each `wait` to the microsecond instead of the millisecond, for one more system call: for load generators, which
+    /// have something to send at a given time. Default off.
+    pub exact_waits: bool,
     /// How sockets are read.
     pub io: Io,
     /// Use UDP GRO and GSO where the system has them (default). Off only to work around a broken network driver: each
@@ -143,6 +146,7 @@ impl EndpointConfig {
             dscp: 0,
             interface: None,
             busy_poll: Duration::ZERO,
+            exact_waits: false,
             io: Io::Auto,
             offload: true,
             socket_buffer_bytes: 4 << 20,

@@ -51,7 +51,7 @@ impl Endpoint {
     pub fn bind(config: EndpointConfig) -> Result<Self, EndpointError> {
         config.check()?;
         let driver = Ports::alone(&config)
-            .and_then(|ports| edge::drive(ports, config.io))
+            .and_then(|ports| edge::drive(ports, config.io, config.exact_waits))
             .map_err(bind_error(&config))?;
         Self::new(config, driver, Steering::alone())
     }
@@ -81,7 +81,7 @@ impl Endpoint {
             .and_then(|group| {
                 group
                     .into_iter()
-                    .map(|p| edge::drive(p, config.io))
+                    .map(|p| edge::drive(p, config.io, config.exact_waits))
                     .collect()
             })
             .map_err(bind_error(&config));
@@ -504,7 +504,7 @@ impl Endpoint {
     #[cfg(test)]
     pub(crate) fn replace_driver(&mut self, wrap: impl FnOnce(Box<dyn Driver>) -> Box<dyn Driver>) {
         let nothing = Ports::alone(&self.core.config.rebound());
-        let nothing = nothing.and_then(|ports| edge::drive(ports, Io::Mio));
+        let nothing = nothing.and_then(|ports| edge::drive(ports, Io::Mio, false));
         let driver = std::mem::replace(&mut self.driver, nothing.expect("bind"));
         self.driver = wrap(driver);
     }

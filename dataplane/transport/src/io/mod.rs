@@ -127,7 +127,9 @@ pub(crate) trait Driver: Send {
 
 /// A driver for these sockets. `Auto` is epoll: io_uring measured even under load and dearer for single requests (bench
 /// `transport drivers`). Whether the system allows io_uring is found out by trying it on a socket of its own.
-pub(crate) fn drive(ports: Ports, io: Io) -> io::Result<Box<dyn Driver>> {
+///
+/// `exact`: sleep to the microsecond (io_uring always does).
+pub(crate) fn drive(ports: Ports, io: Io, exact: bool) -> io::Result<Box<dyn Driver>> {
     if io == Io::Uring {
         match uring_driver::probe() {
             Ok(()) => return Ok(Box::new(UringDriver::new(ports)?)),
@@ -136,7 +138,7 @@ pub(crate) fn drive(ports: Ports, io: Io) -> io::Result<Box<dyn Driver>> {
             }
         }
     }
-    Ok(Box::new(MioDriver::new(ports)?))
+    Ok(Box::new(MioDriver::new(ports, exact)?))
 }
 
 /// Wakes the endpoint's `wait` from another thread. Cheap to clone.
