@@ -135,7 +135,7 @@ impl System for Server {
     }
 
     fn transport(&self) -> &'static str {
-        if self.tls { "grpc-tls" } else { "grpc" }
+        if self.tls { "grpcs" } else { "grpc" }
     }
 
     fn encrypted(&self) -> bool {
