@@ -189,10 +189,10 @@ impl Forwarder {
     ) -> Turn {
         if step.to == PeerIdx::MEMBERS {
             let routers = sender.is_instance;
-            let copies = Some(Copies::of(&data[open.bytes..], sender.class, routers));
-            if open.copies != copies {
+            let copies = Copies::of(&data[open.bytes..], sender.class, routers);
+            if !self.go_together(open.copies, copies) {
                 self.close_run(now, sender, open, data, origin);
-                open.copies = copies;
+                open.copies = Some(copies);
             }
             return Turn::Next;
         }

@@ -1,4 +1,5 @@
-//! Group messages: one copy per egress router with members, and local copies from one shared buffer.
+//! Group messages: one copy per egress router with members, and local copies from one shared buffer: neighbours in a lane's
+//! bytes are one slice for each member, also when they are for several groups with the same members.
 //! Only headers of copies to other routers are written anew (and counted as copied); no notice is ever
 //! sent about a copy. Refuses to know who may send to a group.
 
@@ -31,9 +32,10 @@ impl Fanout {
     }
 }
 
-/// What messages of one group have in common whose copies go to the same members.
+/// What messages have in common whose copies go to the same members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Copies {
+    /// Of the first of them.
     group: Label,
     source: Label,
     /// After the cap.
@@ -75,6 +77,24 @@ impl Forwarder {
             let message = run.split_to(len);
             self.replicate_run(now, from, copies, message, 1, origin);
         }
+    }
+
+    /// Do the next message's copies go where those of the open run go?
+    pub(super) fn go_together(&self, open: Option<Copies>, next: Copies) -> bool {
+        let Some(open) = open else {
+            return false;
+        };
+        if open == next {
+            return true;
+        }
+        let alike = Copies {
+            group: next.group,
+            ..open
+        };
+        alike == next
+            && self.local.group(open.group) == self.local.group(next.group)
+            && !(next.routers && self.has_members_elsewhere(open.group))
+            && !(next.routers && self.has_members_elsewhere(next.group))
     }
 
     fn has_members_elsewhere(&self, group: Label) -> bool {
@@ -144,7 +164,8 @@ impl Forwarder {
             let mut header = Header::new_unchecked(message);
             self.counters.priority_capped += u64::from(copies.class != header.class());
             header.set_class(copies.class);
-            header.set_label(copies.group);
+            let group = header.requested_label();
+            header.set_label(group);
             rest = behind;
         }
     }

@@ -145,6 +145,45 @@ fn neighbours_in_the_buffer_are_copied_as_one_slice() {
 }
 
 #[test]
+fn groups_with_the_same_members_share_a_slice_and_others_do_not() {
+    // Groups 7 and 8 have the members 11 and 12, group 9 has 12 alone; group 6 is 7 with members at router 2.
+    let mut entries = vec![policy(1, &[1], &[])];
+    entries.extend(link(2, &[2], &[]));
+    for (group, routers) in [(6, &[1, 2][..]), (7, &[1]), (8, &[1]), (9, &[1])] {
+        entries.push(group_at(group, 1, routers));
+    }
+    for (number, groups) in [(10, &[][..]), (11, &[6, 7, 8]), (12, &[6, 7, 8, 9])] {
+        entries.push(identity(number, 1, &[], groups));
+        entries.push(agent_at(number, 1, &[(1, 1)]));
+    }
+    let mut bed = Bed::new(table(1, entries));
+    for number in 10..13 {
+        bed.attach(number, number, 1);
+    }
+    bed.neighbour(102, 2);
+    let groups = [7, 8, 7, 8, 9, 9, 7, 8, 6, 6, 8];
+    let bytes: Vec<u8> = groups
+        .iter()
+        .flat_map(|group| message(agent(10, 1), &format!("group:{group}")).bytes())
+        .collect();
+    bed.send_bytes(10, CLASS, &bytes);
+    let of = |wanted: &[u32]| {
+        let each = groups.iter().filter(|group| wanted.contains(group));
+        each.map(|group| label(&format!("group:{group}")))
+            .collect::<Vec<_>>()
+    };
+    let labels = |bed: &mut Bed, slot| {
+        let (messages, slices) = bed.slices(slot);
+        let label = |m: &Vec<u8>| caplane_wire::Header::new_unchecked(&m[..]).label();
+        (messages.iter().map(label).collect::<Vec<_>>(), slices)
+    };
+    // Four, two, and one of 8; those of group 6 one by one, as their copies for router 2 are made one by one.
+    assert_eq!(labels(&mut bed, 11), (of(&[6, 7, 8]), 5));
+    assert_eq!(labels(&mut bed, 12), (of(&[6, 7, 8, 9]), 6));
+    assert_eq!(bed.received(102).len(), 2);
+}
+
+#[test]
 fn runs_for_other_routers_get_their_headers_one_by_one() {
     let mut bed = bed(&[1, 2]);
     bed.send_bytes(10, CLASS, &run_with_a_gap());
