@@ -35,8 +35,8 @@ pub struct EndpointConfig {
     /// Offer the hybrid key exchange X25519MLKEM768 first (default), so that traffic recorded today stays secret against a
     /// later quantum computer; or X25519 and P-256 only, which makes a handshake about a sixth cheaper (bench `transport`).
     pub hybrid_key_exchange: bool,
-    /// Largest UDP payload to send and to announce, in bytes (1200..=16383). Default 16,376: four equal segments of it are
-    /// 65,504, the largest train of four that one UDP send of at most 65,507 can hold.
+    /// Largest UDP payload to send and to announce, in bytes (1200..=16383). Default 16,368: four equal segments of it are
+    /// 65,472, the largest train of four that stays one on its way to the device (65,473 bytes).
     pub udp_payload_max: usize,
     /// Probe for the path MTU up to `udp_payload_max` (RFC 8899). Off: every packet is at most 1200 bytes, unless
     /// `udp_payload_fixed` says otherwise.
@@ -46,8 +46,8 @@ pub struct EndpointConfig {
     /// Close a connection when nothing was heard for this long. Default 30 s (RFC 9000 section 10.1 leaves it to us): a lost
     /// agent is noticed by then at the latest.
     pub idle_timeout: Duration,
-    /// On connections we dialled: send a PING when nothing was heard for this long, so that a living peer never idles
-    /// out. Default half the idle timeout: a PING that is lost is sent again every probe timeout, so there is no need for a
+    /// On connections we dialled: send a PING when nothing was heard for this long, or for half the peer's idle timeout if that is
+    /// shorter, so that a living peer never idles out. Default half the idle timeout: a PING that is lost is sent again every probe timeout, so there is no need for a
     /// second period, and idle peers are what a router has most of. `None`: no keepalive. The accepting side never sends
     /// any, so idle peers cost a router one packet each per period.
     pub keepalive: Option<Duration>,
@@ -124,7 +124,7 @@ impl EndpointConfig {
             worker: 0,
             accept: true,
             hybrid_key_exchange: true,
-            udp_payload_max: 16_376,
+            udp_payload_max: 16_368,
             pmtud: true,
             udp_payload_fixed: None,
             idle_timeout: Duration::from_secs(30),

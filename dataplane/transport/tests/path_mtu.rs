@@ -13,9 +13,9 @@ fn discovery_reaches_the_largest_packet_on_loopback() {
     for listen in [v4(), v6()] {
         let mut pair = Pair::new(listen, |_| {});
         let (to_server, to_client) = (pair.to_server, pair.to_client);
-        pair.drive("16,376 bytes both ways", |client, server| {
-            client.endpoint.peer_udp_payload(to_server) == Some(16_376)
-                && server.endpoint.peer_udp_payload(to_client) == Some(16_376)
+        pair.drive("16,368 bytes both ways", |client, server| {
+            client.endpoint.peer_udp_payload(to_server) == Some(16_368)
+                && server.endpoint.peer_udp_payload(to_client) == Some(16_368)
         });
         assert_eq!(pair.client.endpoint.counters().sends_too_large, 0);
     }

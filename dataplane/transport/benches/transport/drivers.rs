@@ -26,7 +26,7 @@ pub fn compare(duration: Duration) {
         (None, 1_024),
         (None, 16_384),
     ] {
-        let packet = payload.map_or("16376".to_owned(), |p| p.to_string());
+        let packet = payload.map_or("16368".to_owned(), |p| p.to_string());
         let name = format!("packets {packet}, messages {size}");
         side_by_side(&name, |io| hop::hop(io, payload, size, duration).message_ns);
     }

@@ -25,8 +25,10 @@ use uring_driver::UringDriver;
 pub(crate) use steer::{Ports, STEERING_LONG, STEERING_SHORT, bind_group};
 pub(crate) use udp::route_mtu;
 
-/// Most payload bytes of one UDP send over IPv4: 65,535 less 20 of IP and 8 of UDP. IPv6 would allow 20 more.
-pub(crate) const TRAIN_BYTES_MAX: usize = 65_507;
+/// Most payload bytes of one GSO send. UDP itself would take 65,507, but a train whose frame is 65,536 bytes or more (Linux:
+/// `gso_max_size`, 14 bytes of Ethernet, 40 of IPv6 and 8 of UDP included, also on loopback) is cut into its packets before it
+/// gets to the device: then nothing is offloaded, and the receiver reads packet by packet.
+pub(crate) const TRAIN_BYTES_MAX: usize = 65_535 - 14 - 40 - 8;
 
 /// Most segments of one GSO send (UDP_MAX_SEGMENTS of Linux before 6.9 is 64).
 pub(crate) const TRAIN_SEGMENTS_MAX: usize = 64;
