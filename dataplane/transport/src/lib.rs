@@ -56,6 +56,7 @@ mod retry;
 mod rx;
 mod slab;
 mod steering;
+mod stream_ids;
 mod table;
 mod timers;
 mod tls;

@@ -4,7 +4,7 @@
 //! in the processor's cache. Refuses to know what messages mean.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::{Entry, HashMap};
+use std::collections::hash_map::Entry;
 
 use bytes::{Buf, BufMut, BytesMut};
 use caplane_wire::control::{self, CONTROL_FRAME_MAX, LENGTH_PREFIX_MAX};
@@ -17,6 +17,7 @@ use crate::event::{BulkRx, Event, LaneRx, PeerId};
 use crate::lanes::LaneState;
 use crate::quic::Quic;
 use crate::slab::Pools;
+use crate::stream_ids::StreamIdMap;
 
 /// The stream id of the control stream: the dialling side's first bidirectional stream.
 pub(crate) const CONTROL_STREAM: u64 = 0;
@@ -75,7 +76,7 @@ enum Receiving {
 
 /// All streams that a peer sends to us.
 pub(crate) struct RxStreams {
-    streams: HashMap<u64, Receiving>,
+    streams: StreamIdMap<Receiving>,
     /// Streams to be read, each at most once in here; lanes that are paused or out at the owner are left out.
     ready: VecDeque<u64>,
     /// Streams to be read again once slabs came back; the others go on meanwhile.
@@ -90,7 +91,7 @@ pub(crate) struct RxStreams {
 impl RxStreams {
     pub(crate) fn new() -> Self {
         Self {
-            streams: HashMap::new(),
+            streams: StreamIdMap::default(),
             ready: VecDeque::new(),
             starved: Vec::new(),
             slabs: 0,

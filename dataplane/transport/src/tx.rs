@@ -3,7 +3,6 @@
 //! QUIC takes as many bytes as the congestion window and the peer's flow control allow. What it does not take waits here,
 //! one remainder per stream, so a slow peer's queue stays with the owner, who knows what may be dropped.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -14,6 +13,7 @@ use crate::error::SendError;
 use crate::event::{BulkTx, Event, LaneTx, PeerId};
 use crate::quic::{Ledger, Quic, StreamBytes};
 use crate::rx::CONTROL_STREAM;
+use crate::stream_ids::StreamIdMap;
 
 /// Bytes of control frames that may wait: a few of the longest.
 const CONTROL_QUEUE_BYTES: usize = 4 * caplane_wire::control::CONTROL_FRAME_MAX;
@@ -33,7 +33,7 @@ struct Sending {
 
 /// All streams that we send to a peer.
 pub(crate) struct TxStreams {
-    streams: HashMap<u64, Sending>,
+    streams: StreamIdMap<Sending>,
     next: u64,
     /// Streams with a remainder, most urgent class first; of one class, who waits longest first.
     blocked: Vec<(u8, u64)>,
@@ -54,7 +54,7 @@ fn urgency(class: TrafficClass) -> u8 {
 impl TxStreams {
     pub(crate) fn new(dialled: bool) -> Self {
         Self {
-            streams: HashMap::new(),
+            streams: StreamIdMap::default(),
             next: if dialled { 2 } else { 3 },
             blocked: Vec::new(),
             wants_streams: false,
