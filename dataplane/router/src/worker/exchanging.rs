@@ -14,10 +14,8 @@ use super::Worker;
 use super::bulk::far::{FarBulks, Stream};
 use super::bulk::{End, Ended, Head, Ingress, PER_RECEIVER_MAX, Source};
 use super::peers::Phase;
+use super::sending::DEQUEUE_BYTES;
 use crate::exchange::{BulkStep, Handed, Port, Post};
-
-/// Bytes of one slice: what one `dequeue` takes for a peer of this worker.
-const SLICE_BYTES: usize = 64 * 1024;
 
 /// A worker's dealings with the others.
 pub(super) struct Exchanging {
@@ -184,7 +182,7 @@ impl Worker {
         let worker = peer.worker;
         while port.room(worker) {
             let ready = |class: TrafficClass| !port.is_pressed(peer, class);
-            let Some(slice) = self.forwarder.hand_over(peer, SLICE_BYTES, ready) else {
+            let Some(slice) = self.forwarder.hand_over(peer, DEQUEUE_BYTES, ready) else {
                 return;
             };
             // Only this worker gives to that ring, so the room is still there.

@@ -9,8 +9,9 @@ use caplane_transport::{DatagramRefused, SendError};
 
 use super::Worker;
 
-/// Bytes of one `dequeue`: a GSO train. Runs are rarely longer; this only bounds one slice's merge.
-const DEQUEUE_BYTES: usize = 64 * 1024;
+/// Bytes of one `dequeue`: a slab, which is the most a run can have, so none is cut: to find where, the headers in it
+/// would be walked once more.
+pub(super) const DEQUEUE_BYTES: usize = 256 * 1024;
 
 impl Worker {
     /// Sends what the queues hold, as far as the lanes take it.
