@@ -362,7 +362,9 @@ async fn next_reattachment(events: &mut Events) -> (Attachment, bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_router_is_come_back_to_and_what_was_under_way_is_sent_again() {
-    let (ca, stub, asker, servers) = fabric(1, |_| {}).await;
+    // The server only listens: it learns of the loss by its next keepalive.
+    let adjust = |config: &mut ClientConfig| config.idle_timeout = Duration::from_secs(4);
+    let (ca, stub, asker, servers) = fabric(1, adjust).await;
     let mut events = asker.events();
     let mut server_events = servers[0].events();
     let flow = asker.flow(to_class(), FlowOptions::default());

@@ -370,7 +370,7 @@ fn endpoint_config(config: &RouterConfig, credentials: Credentials) -> EndpointC
     endpoint.udp_payload_max = config.quic.udp_payload_bytes_max;
     endpoint.pmtud = config.quic.path_mtu_discovery;
     endpoint.idle_timeout = config.timers.idle_timeout;
-    endpoint.keepalive = Some(config.timers.idle_timeout / 3);
+    endpoint.keepalive = Some(config.timers.idle_timeout / 2);
     endpoint.silence = Some(config.timers.silence_timeout);
     endpoint.peers_max = config.limits.peers_max;
     // Queues pin slabs; as many again are being read into, or sent and not yet acknowledged.

@@ -1,6 +1,8 @@
-//! One connection: its life from handshake to close, its deadlines, its path MTU.
+//! One connection: its life from handshake to close, its deadlines.
 //!
 //! Streams are in `rx` and `tx`; sockets, tables and other connections are the endpoint's.
+
+mod path_mtu;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use caplane_wire::CloseCode;
 
+use self::path_mtu::LossWatch;
 use crate::config::EndpointConfig;
 use crate::counters::Counters;
 use crate::error::RefuseReason;
@@ -85,6 +88,8 @@ pub(crate) struct Connection {
     /// Since when an acknowledgement is owed to us with nothing heard.
     owed_since: Option<Instant>,
     pinged: bool,
+    /// Half of the peer's idle timeout: the lower one of both sides' counts (RFC 9000 section 10.1).
+    keepalive_max: Option<Duration>,
     losses: LossWatch,
     /// QUIC searches for the path MTU.
     searching: bool,
@@ -96,6 +101,8 @@ pub(crate) struct Connection {
     goodbyes: u32,
     /// Packets received since packets were last built.
     unanswered: u32,
+    /// Something for the owner was among them, which may be answered.
+    pub(crate) brought: bool,
     /// When an acknowledgement that waits for company is sent alone.
     acknowledge_at: Option<Instant>,
 }
@@ -104,15 +111,6 @@ pub(crate) struct Connection {
 /// QUIC 0.30 can repeat an acknowledgement of the handshake without end when an application closes before HANDSHAKE_DONE came.
 const GOODBYES_MAX: u32 = 8;
 
-/// What the search for black holes remembers.
-struct LossWatch {
-    next_look: Instant,
-    pto: usize,
-    lost: usize,
-    lost_bytes: u64,
-    acked_bytes: u64,
-}
-
 /// How often a connection's sending streams are asked whether the peer stopped them, when there are more than
 /// [`STOP_LOOK_STREAMS`]; fewer are asked whenever packets came (15 ns each).
 const STOP_LOOK: Duration = Duration::from_millis(2);
@@ -120,17 +118,6 @@ const STOP_LOOK_STREAMS: usize = 32;
 
 /// How long an acknowledgement waits for something to travel with; well below the delay that we announce.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(1);
-
-/// How often the loss of large packets is looked at.
-const LOSS_LOOK: Duration = Duration::from_millis(100);
-
-/// Probe timeouts without success after which the path MTU is doubted.
-const BLACK_HOLE_PTO: usize = 2;
-
-/// Lost packets within one look after which the path MTU is doubted, if the bytes lost are [`BLACK_HOLE_RATIO`] times those
-/// that arrived. Congestion loses far less than that; and a wrong suspicion costs one round trip at 1200 bytes.
-const BLACK_HOLE_LOST: usize = 8;
-const BLACK_HOLE_RATIO: u64 = 4;
 
 /// QUIC's smallest packet size, which every path carries.
 pub(crate) const UDP_PAYLOAD_MIN: usize = 1_200;
@@ -179,18 +166,14 @@ impl Connection {
             last_heard: now,
             owed_since: None,
             pinged: false,
-            losses: LossWatch {
-                next_look: now,
-                pto: 0,
-                lost: 0,
-                lost_bytes: 0,
-                acked_bytes: 0,
-            },
+            keepalive_max: None,
+            losses: LossWatch::new(now),
             searching: config.pmtud,
             clamped: false,
             fresh: true,
             goodbyes: 0,
             unanswered: 0,
+            brought: false,
             acknowledge_at: None,
         }
     }
@@ -291,6 +274,11 @@ impl Connection {
         }
         self.expected_uri = None;
         self.state = State::Up;
+        // Zero: the peer names none.
+        let theirs = self.quic.peer_transport_params();
+        self.keepalive_max = theirs
+            .map(|theirs| Duration::from_millis(theirs.max_idle_timeout) / 2)
+            .filter(|half| !half.is_zero());
         Ok(())
     }
 
@@ -368,11 +356,13 @@ impl Connection {
     }
 
     /// True when all that is to be said is an acknowledgement of one packet, and it may wait for company: a reply that is
-    /// about to be written carries it for nothing. Two packets are acknowledged at once (RFC 9000 section 13.2.2).
+    /// about to be written carries it for nothing. Two packets are acknowledged at once (RFC 9000 section 13.2.2), and so is
+    /// one that brought nothing to reply to: a keepalive, or an acknowledgement, after which there is nothing to say at all.
     pub(crate) fn may_wait(&mut self, now: Instant) -> bool {
         let may = self.is_up()
             && !self.fresh
             && self.unanswered == 1
+            && self.brought
             && self.ending.is_none()
             && self.tx.acknowledged()
             && self.quic.dgram_send_queue_len() == 0;
@@ -395,6 +385,7 @@ impl Connection {
     /// To be called after packets were built.
     pub(crate) fn sent(&mut self, now: Instant) {
         self.unanswered = 0;
+        self.brought = false;
         self.acknowledge_at = None;
         self.fresh &= !self.is_up();
         if self.owed_since.is_none() && self.is_up() && self.tx.unacknowledged() {
@@ -429,7 +420,8 @@ impl Connection {
         if !self.dialled || !self.is_up() || self.pinged {
             return None;
         }
-        Some(self.last_heard + config.keepalive?)
+        let every = config.keepalive?;
+        Some(self.last_heard + self.keepalive_max.map_or(every, |most| every.min(most)))
     }
 
     /// Does what is due. The reason when the handshake is to be given up.
@@ -485,85 +477,6 @@ impl Connection {
         self.tx.take_stopped(self.id, &mut self.quic)
     }
 
-    /// Probe timeouts in a row may mean that large packets vanish on the path.
-    fn doubt_after_timeout(&mut self, counters: &mut Counters) {
-        if !self.may_doubt() {
-            return;
-        }
-        let Some(pto) = self.active_path().map(|path| path.total_pto_count) else {
-            return;
-        };
-        if pto >= self.losses.pto + BLACK_HOLE_PTO {
-            self.losses.pto = pto;
-            self.black_hole(counters);
-        }
-    }
-
-    /// Looks whether large packets vanish while small ones arrive; to be called when packets came.
-    pub(crate) fn doubt_after_losses(&mut self, now: Instant, counters: &mut Counters) {
-        if !self.may_doubt() || now < self.losses.next_look {
-            return;
-        }
-        let stats = self.quic.stats();
-        let lost = stats.lost.saturating_sub(self.losses.lost);
-        let lost_bytes = stats.lost_bytes.saturating_sub(self.losses.lost_bytes);
-        let acked_bytes = stats.acked_bytes.saturating_sub(self.losses.acked_bytes);
-        if let Some(path) = self.active_path() {
-            self.losses.pto = path.total_pto_count;
-        }
-        self.losses.next_look = now + LOSS_LOOK;
-        self.losses.lost = stats.lost;
-        self.losses.lost_bytes = stats.lost_bytes;
-        self.losses.acked_bytes = stats.acked_bytes;
-        if lost >= BLACK_HOLE_LOST && lost_bytes > BLACK_HOLE_RATIO * acked_bytes {
-            self.black_hole(counters);
-        }
-    }
-
-    fn black_hole(&mut self, counters: &mut Counters) {
-        counters.path_mtu_black_holes += 1;
-        tracing::info!(
-            event = "path_mtu_doubted",
-            peer = ?self.id,
-            udp_payload = self.udp_payload,
-            "large packets vanish: going on with 1200 bytes and searching again"
-        );
-        self.search_again();
-    }
-
-    /// The first link refused packets of the size in use.
-    pub(crate) fn on_too_large(&mut self) {
-        if self.may_doubt() {
-            self.search_again();
-        }
-    }
-
-    fn may_doubt(&self) -> bool {
-        self.searching && self.udp_payload > UDP_PAYLOAD_MIN && self.is_up()
-    }
-
-    /// Goes on with packets of 1200 bytes and lets QUIC search again. QUIC can do that only when its search is at an end; in
-    /// the middle of one it would go on sending packets as large as the last probe that arrived, and wait for ever for the
-    /// fate of the next, as nothing is acknowledged any more. Then we keep the packets small until the search has ended.
-    fn search_again(&mut self) {
-        if self.quic.pmtu().is_some() {
-            self.quic.revalidate_pmtu();
-        } else {
-            self.clamped = true;
-            self.udp_payload = UDP_PAYLOAD_MIN;
-        }
-    }
-
-    /// Ends the clamp when QUIC's search has come to an end; true when a new one begins, which wants a probe sent.
-    pub(crate) fn unclamp(&mut self) -> bool {
-        let ended = self.clamped && self.quic.pmtu().is_some();
-        if ended {
-            self.clamped = false;
-            self.quic.revalidate_pmtu();
-        }
-        ended
-    }
-
     fn active_path(&self) -> Option<quiche::PathStats> {
         self.quic.path_stats().find(|path| path.active)
     }
@@ -571,22 +484,5 @@ impl Connection {
     /// The smoothed round-trip time.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.active_path().map(|path| path.rtt)
-    }
-
-    /// QUIC knows a new path MTU; true when it is what we now send.
-    pub(crate) fn on_path_mtu(&mut self, udp_payload: usize) -> bool {
-        let changed = !self.clamped && self.udp_payload != udp_payload;
-        if changed {
-            self.udp_payload = udp_payload;
-        }
-        changed
-    }
-
-    /// The longest datagram that fits into one packet of the size the path is known to carry.
-    pub(crate) fn datagram_max(&self) -> Option<usize> {
-        // QUIC computes with the probe's size while it searches; the overhead is the same.
-        let size = self.quic.max_send_udp_payload_size();
-        let overhead = size.checked_sub(self.quic.dgram_max_writable_len()?)?;
-        self.udp_payload.min(size).checked_sub(overhead)
     }
 }

@@ -474,6 +474,22 @@ fn an_idle_connection_lives_by_keepalive_and_dies_without() {
 }
 
 #[test]
+fn keepalives_follow_the_shorter_idle_timeout_of_both_sides() {
+    let mut pair = Pair::with(v4(), |accepting, config| match accepting {
+        true => config.idle_timeout = Duration::from_millis(400),
+        false => config.keepalive = Some(Duration::from_secs(15)),
+    });
+    let until = std::time::Instant::now() + Duration::from_millis(1_200);
+    let mut end = None;
+    pair.drive("three of the server's idle timeouts", |client, server| {
+        end = end.take().or_else(|| client.take(closed));
+        end = end.take().or_else(|| server.take(closed));
+        std::time::Instant::now() > until
+    });
+    assert_eq!(end, None);
+}
+
+#[test]
 fn datagrams_are_bounded_counted_and_delivered() {
     let mut pair = Pair::new(v4(), |config| config.datagram_queue_max = 8);
     let to_server = pair.to_server;

@@ -100,7 +100,7 @@ async fn bind(config: &ClientConfig) -> Result<Endpoint, AttachError> {
         dual_stack: true,
         accept: false,
         idle_timeout: config.idle_timeout,
-        keepalive: Some(config.idle_timeout / 3),
+        keepalive: Some(config.idle_timeout / 2),
         // One attached, one leaving, one dialling, and as many closing.
         peers_max: 8,
         bulk_message_max: config.bulk_message_max as u64,

@@ -34,6 +34,7 @@ impl Core {
         connection.doubt_after_losses(self.now, &mut self.counters);
         while let Some(stream) = connection.quic.stream_readable_next() {
             connection.rx.readable(stream);
+            connection.brought = true;
         }
         let peer = connection.id;
         if connection.tx.retry(&mut connection.quic) {

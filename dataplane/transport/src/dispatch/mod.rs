@@ -308,6 +308,7 @@ impl Core {
         }
         while let Ok(datagram) = connection.quic.dgram_recv_buf() {
             self.counters.datagrams_received += 1;
+            connection.brought = true;
             self.events.push_back(Event::Datagram {
                 peer: connection.id,
                 data: BytesMut::from(datagram.0),
