@@ -10,7 +10,10 @@ use crate::rig::Rig;
 /// Payload bytes of the comparisons.
 const SIZE: usize = 1_024;
 /// What the router sends where the path allows: its default.
-const PACKET: usize = 16_376;
+const PACKET: usize = 16_368;
+/// Messages under way at most where flow control does not close the loop, as behind a second router or with groups: 2 MiB of them,
+/// half of what a queue takes.
+const UNDER_WAY: u64 = (2 << 20) / SIZE as u64;
 /// Senders, receivers and classes of "many to many", and receivers of a group.
 const MANY: usize = 10;
 
@@ -112,7 +115,10 @@ pub fn many(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>,
 /// # Errors
 /// As all rows.
 pub fn two_routers(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
-    let plan = settings.plan(SIZE, PACKET);
+    let plan = Plan {
+        under_way_max: Some(UNDER_WAY),
+        ..settings.plan(SIZE, PACKET)
+    };
     let reports = Pair {
         what: "two routers",
         plain: plan.clone(),
@@ -134,7 +140,10 @@ pub fn two_routers(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Ve
 /// # Errors
 /// As all rows.
 pub fn fan_out(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
-    let plain = settings.plan(SIZE, PACKET);
+    let plain = Plan {
+        under_way_max: Some(UNDER_WAY),
+        ..settings.plan(SIZE, PACKET)
+    };
     let other = Plan {
         receivers: MANY,
         fan_out: true,

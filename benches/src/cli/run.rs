@@ -109,6 +109,10 @@ pub(super) struct LoadArguments {
     /// Messages a second of all senders together, or "max": closed by flow control, without corrected latency.
     #[arg(long, default_value = "10000", value_parser = parse_rate)]
     rate: Rate,
+    /// At rate "max": messages under way at most, from the senders to the slowest of their receivers. Without it only the first
+    /// router holds a sender back, and what later ones, or groups, cannot queue is lost.
+    #[arg(long, value_name = "MESSAGES")]
+    under_way: Option<u64>,
     /// Seconds measured.
     #[arg(long, default_value_t = 5.0)]
     duration: f64,
@@ -125,7 +129,7 @@ pub(super) struct LoadArguments {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=7))]
     priority: u8,
     /// Largest UDP payload that path MTU discovery may find (bytes).
-    #[arg(long, default_value_t = 16_376)]
+    #[arg(long, default_value_t = 16_368)]
     udp_payload_max: usize,
     /// Order of flows and flow ids.
     #[arg(long, default_value_t = 1)]
@@ -243,6 +247,7 @@ impl LoadArguments {
             },
             payload: self.size.0.first().map_or(0, |(size, _)| *size),
             rate: self.rate,
+            under_way_max: self.under_way,
             class: TrafficClass::new(self.priority, action),
             lanes: self.lanes,
             warm_up: Duration::from_secs_f64(self.warm_up.clamp(0.0, 86_400.0)),

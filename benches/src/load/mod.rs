@@ -24,6 +24,7 @@ mod report_text;
 mod respond;
 mod run;
 mod sender;
+mod under_way;
 mod window;
 
 pub use assertion::{Assertion, AssertionError};

@@ -52,6 +52,9 @@ pub struct Plan {
     pub reply: bool,
     /// How fast.
     pub rate: Rate,
+    /// At full speed: messages sent and not yet arrived at the slowest of their receivers, all senders together, at most.
+    /// `None`: flow control alone decides, and what it does not reach is lost.
+    pub under_way_max: Option<u64>,
     /// Priority and what happens at a full queue.
     pub class: TrafficClass,
     /// Lanes each sender opens (lane carrier).
@@ -104,12 +107,13 @@ impl Plan {
             fan_out: false,
             reply: false,
             rate: Rate::PerSecond(10_000.0),
+            under_way_max: None,
             class: TrafficClass::new(0, CongestionAction::Drop),
             lanes: 1,
             warm_up: Duration::from_secs(1),
             duration: Duration::from_secs(5),
             drain: Duration::from_secs(5),
-            udp_payload_max: 16_376,
+            udp_payload_max: 16_368,
             seed: 1,
         }
     }
@@ -145,6 +149,13 @@ impl Plan {
                 what: "replies",
                 given: "asked for".to_owned(),
                 rule: format!("they need lanes, classes and payloads from {STAMP_LEN} bytes on"),
+            });
+        }
+        if self.under_way_max == Some(0) || self.under_way_max.is_some() && self.rate != Rate::Max {
+            return Err(PlanError {
+                what: "a bound of what is under way",
+                given: "asked for".to_owned(),
+                rule: "it needs the rate max, and is at least 1".to_owned(),
             });
         }
         if let Rate::PerSecond(rate) = self.rate

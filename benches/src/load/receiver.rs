@@ -3,6 +3,7 @@
 use super::flow::{Arrival, FlowLedger};
 use super::message::{Pattern, STAMP_LEN, Stamp};
 use super::respond::Responder;
+use super::under_way::UnderWay;
 use super::window::Window;
 use bytes::BytesMut;
 use caplane_transport::{BulkRx, Endpoint, Event, LaneRx, PeerId};
@@ -219,6 +220,8 @@ pub(super) struct Receiver {
     pub(super) heard_ns: u64,
     /// Answers, when the plan wants them.
     pub(super) responder: Option<Responder>,
+    /// Who waits for what arrives here, if anyone does.
+    pub(super) under_way: Option<Arc<UnderWay>>,
 }
 
 impl Receiver {
@@ -254,6 +257,11 @@ impl Receiver {
             self.progress
                 .payload_bytes
                 .store(totals.payload_bytes, Ordering::Relaxed);
+            if totals.unique > before
+                && let Some(under_way) = &self.under_way
+            {
+                under_way.moved();
+            }
         }
         Ok((self.judge.totals, self.closed))
     }

@@ -7,6 +7,7 @@ use super::receiver::{Expectation, Judge, Progress, Receiver, ReceiverTotals};
 use super::report::{Outcome, Report, Sampled};
 use super::respond::Responder;
 use super::sender::{Sender, SenderTotals};
+use super::under_way::UnderWay;
 use super::window::Window;
 use super::{Plan, PlanError, Rate};
 use caplane_transport::{Credentials, Endpoint, EndpointConfig, EndpointError, SendError};
@@ -115,6 +116,7 @@ type ReceiverThread = JoinHandle<io::Result<(ReceiverTotals, Option<String>)>>;
 struct Threads {
     tag: u32,
     window: Arc<Window>,
+    under_way: Option<Arc<UnderWay>>,
     sending: Vec<Arc<Progress>>,
     receiving: Vec<Arc<Progress>>,
     senders: Vec<SenderThread>,
@@ -192,6 +194,9 @@ impl Threads {
         Threads {
             tag: tag(plan),
             window: Arc::new(Window::new(plan.warm_up, plan.duration)),
+            under_way: plan
+                .under_way_max
+                .map(|most| Arc::new(UnderWay::new(most, plan.fan_out))),
             sending: Vec::new(),
             receiving: Vec::new(),
             senders: Vec::new(),
@@ -224,7 +229,11 @@ impl Threads {
             closed: None,
             heard_ns: 0,
             responder,
+            under_way: self.under_way.clone(),
         };
+        if let Some(under_way) = &self.under_way {
+            under_way.receives(Arc::clone(&progress));
+        }
         self.receiving.push(progress);
         self.receivers.push(
             std::thread::Builder::new()
@@ -237,7 +246,12 @@ impl Threads {
     fn send(&mut self, plan: &Plan, number: usize, seat: Seat) -> Result<(), RunError> {
         let progress = Arc::new(Progress::default());
         let window = Arc::clone(&self.window);
-        let sender = Sender::new(seat, plan, number, self.tag, window, Arc::clone(&progress))?;
+        let waker = seat.endpoint.waker();
+        let mut sender = Sender::new(seat, plan, number, self.tag, window, Arc::clone(&progress))?;
+        if let Some(under_way) = &self.under_way {
+            under_way.sends(Arc::clone(&progress), waker);
+            sender.under_way = Some(Arc::clone(under_way));
+        }
         self.sending.push(progress);
         self.senders.push(
             std::thread::Builder::new()

@@ -4,6 +4,7 @@ use super::attach::Seat;
 use super::message::{Flow, Layout, MessageWriter};
 use super::pace::{self, Schedule};
 use super::receiver::{Progress, histogram};
+use super::under_way::{Gate, UnderWay};
 use super::window::Window;
 use super::{Carrier, Plan, Rate};
 use bytes::Bytes;
@@ -72,6 +73,9 @@ pub(super) struct Sender {
     channels: Vec<Channel>,
     window: Arc<Window>,
     progress: Arc<Progress>,
+    /// Bounds what is under way, if the plan wants it.
+    pub(super) under_way: Option<Arc<UnderWay>>,
+    gate: Option<Gate>,
     measured: (u64, u64),
     start: u64,
     totals: SenderTotals,
@@ -101,6 +105,8 @@ impl Sender {
             channels: Vec::new(),
             window,
             progress,
+            under_way: None,
+            gate: None,
             measured: (0, 0),
             start: 0,
             totals: SenderTotals {
@@ -199,6 +205,7 @@ impl Sender {
         if !self.seat.wait_for_start(&self.window)? {
             return Ok((self.totals, self.closed));
         }
+        self.gate = self.under_way.as_ref().map(UnderWay::gate);
         pace::sleep_exactly();
         self.start = self.window.start().unwrap_or_default();
         self.measured = self.window.measured().unwrap_or_default();
@@ -305,16 +312,22 @@ impl Sender {
         if first_due > since_start || first_due >= end {
             return false;
         }
+        let published = self.progress.messages.load(Ordering::Relaxed);
+        let room = match &mut self.gate {
+            Some(gate) => gate.room(self.totals.sent - published, Instant::now()) as usize,
+            None => usize::MAX,
+        };
         let ready = channel
             .lane
             .is_none_or(|lane| self.seat.endpoint.lane_ready(self.seat.peer, lane));
         let bytes = match channel.waiting.take() {
             Some(bytes) => Some((bytes, 1)),
-            None if ready => {
+            None if ready && room > 0 => {
                 let due = channel
                     .schedule
                     .due(since_start)
                     .take_while(|due| *due < end)
+                    .take(room)
                     .map(|due| due + start);
                 channel
                     .writer
