@@ -21,7 +21,7 @@ SECONDS := 60
 
 say = printf '\n==> %s\n'
 
-.PHONY: help deps build run test check gates bench bars peers soak asan udp-forward fuzz tidy cargo-deny
+.PHONY: help deps build run test check gates bench bars profile peers soak asan udp-forward fuzz tidy cargo-deny
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,11 @@ bench: build ## Measure: CPU time of the router per message
 bars: build ## Measure the router against its bars (ARGS="--row naive" for one)
 	@$(say) "measuring against the bars (some minutes; close other programs)"
 	"$(BIN)/caplane-load" bars $(ARGS)
+
+profile: build ## Where the nanoseconds of a message go in the router (needs perf; ARGS="--top 10" names functions)
+	@command -v perf >/dev/null || { echo "profile: perf is missing; on Debian: apt-get install linux-perf" >&2; exit 1; }
+	@$(say) "profiling (about 2 minutes; close other programs)"
+	benches/profile/profile.py "$(BIN)" $(ARGS)
 
 # Not in `make test`: it installs other people's programs and takes an hour.
 peers: build ## Measure other message routers beside ours (JSON=FILE for results, ARGS="--only nats --path loopback" for less)
