@@ -11,6 +11,8 @@ use prost::Message;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+/// A router that stands still for a while is to be measured, not given up as by default.
+const SILENCE: Duration = Duration::from_secs(5);
 /// A handshake takes a millisecond; this is for a machine that is busy building.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -83,6 +85,7 @@ pub(super) fn dialling_with(
     let mut config = EndpointConfig::new((any, 0).into(), credentials);
     config.accept = false;
     config.exact_waits = true;
+    config.silence = Some(SILENCE);
     adjust(&mut config);
     Endpoint::bind(config)
 }

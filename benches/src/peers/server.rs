@@ -82,6 +82,8 @@ impl ServerProcess {
         let text = std::fs::read_to_string(log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let end = lines[lines.len().saturating_sub(5)..].join(" / ");
+        let skipped = end.chars().count().saturating_sub(LOG_END);
+        let end: String = end.chars().skip(skipped).collect();
         Err(PeerError::Failed(format!(
             "{} ended with {status}: {end}",
             self.name
@@ -115,16 +117,24 @@ impl Drop for ServerProcess {
     }
 }
 
-/// A port that was free a moment ago, for TCP and UDP, on all addresses: servers of others take no port 0.
+/// Characters of a log that an error shows.
+const LOG_END: usize = 600;
+
+/// Ports that Linux gives to nobody who asks for any (`net.ipv4.ip_local_port_range` begins at 32,768): one of these stays
+/// free until the server takes it.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A port that is free for TCP and UDP on all addresses: servers of others take no port 0.
 ///
 /// # Errors
 /// When the system has none.
 pub fn free_port() -> Result<u16, PeerError> {
-    for _ in 0..100 {
-        let failed = |e| PeerError::Io("finding a free port", e);
-        let listener = TcpListener::bind(("0.0.0.0", 0)).map_err(failed)?;
-        let port = listener.local_addr().map_err(failed)?.port();
-        if UdpSocket::bind(("0.0.0.0", port)).is_ok() {
+    let first = std::process::id() as usize;
+    let ports = PORTS.cycle().skip(first % PORTS.len());
+    for port in ports.take(PORTS.len()) {
+        let free = TcpListener::bind(("0.0.0.0", port)).is_ok()
+            && UdpSocket::bind(("0.0.0.0", port)).is_ok();
+        if free {
             return Ok(port);
         }
     }
