@@ -102,7 +102,7 @@ impl ClientConfig {
             bulk_streams_max: 16,
             bulk_message_max: caplane_wire::BULK_MESSAGE_MAX_DEFAULT,
             resend_initial: Duration::from_secs(1),
-            idle_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(10),
             linger: Duration::from_secs(5),
         }
     }
