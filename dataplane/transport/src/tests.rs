@@ -4,9 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use caplane_wire::{CongestionAction, StreamKind, TrafficClass};
 
 use crate::config::CONNECTION_IDS;
+use crate::connection::{Connection, UDP_PAYLOAD_MIN};
 use crate::io::{Batch, Driver, Port, Sent, Waker, Way};
 use support::{Pair, message, v4};
 
@@ -104,4 +108,84 @@ fn spare_connection_ids_are_supplied_and_replaced() {
         assert_eq!(ids.len(), CONNECTION_IDS as usize);
         assert!(ids.iter().all(|id| id[0] == 9), "the worker's byte");
     }
+}
+
+/// The packet that a connection has for its peer, of at most so many bytes, and the way it goes.
+fn packet(connection: &mut Connection, room: usize) -> Option<(Vec<u8>, quiche::SendInfo)> {
+    let mut packet = vec![0; room];
+    let (length, info) = connection.quic.send(&mut packet).ok()?;
+    packet.truncate(length);
+    Some((packet, info))
+}
+
+fn deliver(connection: &mut Connection, packet: Option<(Vec<u8>, quiche::SendInfo)>) {
+    let (mut packet, info) = packet.expect("a packet");
+    let (from, to) = (info.from, info.to);
+    let info = quiche::RecvInfo { from, to };
+    connection.quic.recv(&mut packet, info).expect("received");
+}
+
+fn write(connection: &mut Connection, lane: u64, length: usize) {
+    let (tx, quic) = (&mut connection.tx, &mut connection.quic);
+    let bytes = Bytes::from(vec![7; length]);
+    tx.send(lane, bytes, 1, false, quic).expect("written");
+}
+
+/// A lane whose bytes QUIC believed lost, and that then were acknowledged before they were sent again, with nothing more to say.
+#[test]
+fn a_lane_with_nothing_to_send_holds_up_no_less_urgent_one() {
+    const SIZE: usize = UDP_PAYLOAD_MIN;
+    let mut pair = Pair::new(v4(), |_| {});
+    let (to_client, to_server) = (pair.to_client, pair.to_server);
+    let client = pair.client.endpoint.connection(to_server);
+    let server = pair.server.endpoint.connection(to_client);
+    let [urgent, other] = [7, 0].map(|priority| {
+        let class = TrafficClass::new(priority, CongestionAction::Drop);
+        let (tx, quic) = (&mut client.tx, &mut client.quic);
+        tx.open(StreamKind::Lane, class, quic).expect("a lane")
+    });
+    let pass = |client: &mut Connection, server: &mut Connection| {
+        while let Some(sent) = packet(client, SIZE) {
+            deliver(server, Some(sent));
+        }
+        let mut came = Vec::new();
+        while let Some(stream) = server.quic.stream_readable_next() {
+            let mut bytes = [0; 4_096];
+            while server.quic.stream_recv(stream, &mut bytes).is_ok() {}
+            came.push(stream);
+        }
+        came
+    };
+    assert_eq!(pass(client, server).len(), 2, "the prefaces");
+    while let Some(acknowledgement) = packet(server, SIZE) {
+        deliver(client, Some(acknowledgement));
+    }
+    client.tx.park_acknowledged(&mut client.quic);
+
+    write(client, urgent, 100);
+    let late = packet(client, SIZE);
+    while client.quic.timeout_instant() > Some(Instant::now()) {
+        std::thread::yield_now();
+    }
+    client.quic.on_timeout();
+    // It is to be sent again, and what is sent has no room for it.
+    assert!(packet(client, 40).is_some());
+    assert_eq!(client.quic.stats().stream_retrans_bytes, 100);
+    deliver(server, late);
+    deliver(client, packet(server, SIZE));
+
+    write(client, other, 100);
+    assert!(
+        !pass(client, server).contains(&other),
+        "QUIC does better: park_acknowledged can go"
+    );
+    client.tx.park_acknowledged(&mut client.quic);
+    assert_eq!(pass(client, server), [other]);
+
+    // Written to again, it is as urgent as before.
+    write(client, other, 2 * SIZE);
+    write(client, urgent, SIZE);
+    deliver(server, packet(client, SIZE));
+    assert_eq!(server.quic.stream_readable_next(), Some(urgent));
+    assert_eq!(server.quic.stream_readable_next(), None);
 }

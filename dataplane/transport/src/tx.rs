@@ -11,7 +11,7 @@ use caplane_wire::{Preface, StreamCode, StreamKind, TrafficClass};
 
 use crate::error::SendError;
 use crate::event::{BulkTx, Event, LaneTx, PeerId};
-use crate::quic::{Ledger, Quic, StreamBytes};
+use crate::quic::{Ledger, Quic, StreamBytes, StreamLedger};
 use crate::rx::CONTROL_STREAM;
 use crate::stream_ids::StreamIdMap;
 
@@ -29,6 +29,10 @@ struct Sending {
     fin: bool,
     /// The peer stopped it with this code; its event is still to come.
     stopped: Option<u64>,
+    /// Held by every buffer of it that is not acknowledged.
+    ledger: Arc<StreamLedger>,
+    /// Behind all others until it is written to again; see [`TxStreams::park_acknowledged`].
+    parked: bool,
 }
 
 /// All streams that we send to a peer.
@@ -42,9 +46,16 @@ pub(crate) struct TxStreams {
     /// A stream was found stopped whose event is still to come.
     stop_seen: bool,
     control: BytesMut,
-    /// Held by every buffer that is not acknowledged.
+    control_ledger: Arc<StreamLedger>,
     ledger: Arc<Ledger>,
+    /// Stream bytes that QUIC had set to be sent again when that was last looked at.
+    repeated_bytes: u64,
+    /// Streams that QUIC may hold up others for; see [`TxStreams::park_acknowledged`].
+    suspects: Vec<u64>,
 }
+
+/// The urgency of a stream that QUIC has nothing to send of.
+const PARKED: u8 = u8::MAX;
 
 /// QUIC sends streams of lower urgency first: the control stream, then priority 7 down to 0.
 fn urgency(class: TrafficClass) -> u8 {
@@ -53,6 +64,7 @@ fn urgency(class: TrafficClass) -> u8 {
 
 impl TxStreams {
     pub(crate) fn new(dialled: bool) -> Self {
+        let ledger = Arc::default();
         Self {
             streams: StreamIdMap::default(),
             next: if dialled { 2 } else { 3 },
@@ -60,7 +72,10 @@ impl TxStreams {
             wants_streams: false,
             stop_seen: false,
             control: BytesMut::new(),
-            ledger: Arc::default(),
+            control_ledger: StreamLedger::of(&ledger),
+            ledger,
+            repeated_bytes: 0,
+            suspects: Vec::new(),
         }
     }
 
@@ -71,7 +86,7 @@ impl TxStreams {
 
     /// True when QUIC holds bytes that are not acknowledged.
     pub(crate) fn unacknowledged(&self) -> bool {
-        Arc::strong_count(&self.ledger) > 1
+        !self.ledger.is_empty()
     }
 
     /// Messages taken for sending and not acknowledged.
@@ -103,6 +118,8 @@ impl TxStreams {
                 messages: 0,
                 fin: false,
                 stopped: None,
+                ledger: StreamLedger::of(&self.ledger),
+                parked: false,
             },
         );
         let preface = Preface { kind, class }.to_bytes();
@@ -153,10 +170,14 @@ impl TxStreams {
         let Some(sending) = self.streams.get_mut(&stream) else {
             return Err(SendError::Closed);
         };
+        if sending.parked {
+            sending.parked = false;
+            let _ = quic.stream_priority(stream, sending.urgency, true);
+        }
         sending.pending = data;
         sending.messages = messages;
         self.ledger.add(messages);
-        match push(stream, sending, &self.ledger, quic) {
+        match push(stream, sending, quic) {
             Push::Done => {}
             Push::Blocked => {
                 self.blocked.push((sending.urgency, stream));
@@ -179,12 +200,11 @@ impl TxStreams {
         let mut freed = false;
         self.flush_control(quic);
         let streams = &mut self.streams;
-        let ledger = &self.ledger;
         self.blocked.retain(|(_, stream)| {
             let Some(sending) = streams.get_mut(stream) else {
                 return false;
             };
-            match push(*stream, sending, ledger, quic) {
+            match push(*stream, sending, quic) {
                 Push::Blocked => true,
                 Push::Done => {
                     freed = true;
@@ -207,6 +227,41 @@ impl TxStreams {
             freed = true;
         }
         freed
+    }
+
+    /// Keeps streams of which QUIC has nothing to send from holding up others; to be called when packets came.
+    ///
+    /// QUIC 0.30 puts a stream whose bytes it believes lost on its list of streams to send, and leaves it there when they are
+    /// acknowledged after all. The stream then takes its turn, with nothing to send, before every stream of less urgency, until
+    /// it is written to again: they stand still, maybe for ever. So when bytes were to be sent again, each stream of which
+    /// everything is acknowledged goes behind all others until it has something to send.
+    pub(crate) fn park_acknowledged(&mut self, quic: &mut Quic) {
+        let repeated_bytes = quic.stats().stream_retrans_bytes;
+        if repeated_bytes != self.repeated_bytes {
+            self.repeated_bytes = repeated_bytes;
+            self.suspects.clear();
+            self.suspects.extend(self.streams.keys());
+            if quic.stream_capacity(CONTROL_STREAM).is_ok() {
+                self.suspects.push(CONTROL_STREAM);
+            }
+        }
+        let (streams, control) = (&mut self.streams, &self.control_ledger);
+        self.suspects.retain(|stream| {
+            let (ledger, incremental) = match streams.get_mut(stream) {
+                _ if *stream == CONTROL_STREAM => (control, false),
+                Some(sending) => {
+                    sending.parked |= StreamLedger::is_empty(&sending.ledger);
+                    (&sending.ledger, true)
+                }
+                None => return false,
+            };
+            let acknowledged = StreamLedger::is_empty(ledger);
+            if acknowledged {
+                // Whoever writes to it next gives it its urgency back.
+                let _ = quic.stream_priority(*stream, PARKED, incremental);
+            }
+            !acknowledged
+        });
     }
 
     /// Streams that are open for sending.
@@ -287,7 +342,8 @@ impl TxStreams {
         if taken == 0 {
             return;
         }
-        let bytes = StreamBytes::new(self.control.split_to(taken).freeze(), &self.ledger, 0);
+        let bytes = self.control.split_to(taken).freeze();
+        let bytes = StreamBytes::new(bytes, &self.control_ledger, 0);
         // Within the capacity QUIC takes all; a stream error closes the connection by another path.
         let _ = quic.stream_send_zc(CONTROL_STREAM, bytes, false);
         if self.control.is_empty() {
@@ -305,7 +361,7 @@ enum Push {
 }
 
 /// Gives QUIC as much of a stream's pending bytes as it takes.
-fn push(stream: u64, sending: &mut Sending, ledger: &Arc<Ledger>, quic: &mut Quic) -> Push {
+fn push(stream: u64, sending: &mut Sending, quic: &mut Quic) -> Push {
     let capacity = match quic.stream_capacity(stream) {
         Ok(capacity) => capacity,
         Err(error) => {
@@ -332,7 +388,7 @@ fn push(stream: u64, sending: &mut Sending, ledger: &Arc<Ledger>, quic: &mut Qui
         } else {
             0
         };
-        let bytes = StreamBytes::new(bytes, ledger, messages);
+        let bytes = StreamBytes::new(bytes, &sending.ledger, messages);
         let sent = quic.stream_send_zc(stream, bytes, last && sending.fin);
         if sent.is_err() {
             return Push::Finished;

@@ -37,6 +37,7 @@ impl Core {
             connection.brought = true;
         }
         let peer = connection.id;
+        connection.tx.park_acknowledged(&mut connection.quic);
         if connection.tx.retry(&mut connection.quic) {
             self.events.push_back(Event::Writable { peer });
         }
