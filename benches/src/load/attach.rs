@@ -1,12 +1,13 @@
 //! Taking a seat: a connection to a router, and the label it gives us.
 
+use super::Plan;
 use super::window::Window;
 use caplane_proto::v1;
 use caplane_proto::v1::control_frame::Frame;
 use caplane_transport::{
     Credentials, Endpoint, EndpointConfig, EndpointError, Event, PeerId, RefuseReason,
 };
-use caplane_wire::Label;
+use caplane_wire::{Flags, HeaderRepr, Kind, Label};
 use prost::Message;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -15,6 +16,9 @@ use std::time::{Duration, Instant};
 const SILENCE: Duration = Duration::from_secs(5);
 /// A handshake takes a millisecond; this is for a machine that is busy building.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Hops a message may take: more than any fabric measured here has.
+const HOP_LIMIT: u8 = 16;
 
 /// An attached instance.
 pub struct Seat {
@@ -104,6 +108,23 @@ pub(super) fn hello(instance_name: &str) -> Vec<u8> {
 }
 
 impl Seat {
+    /// The header of a message of a plan to `label`, without flow and sequence.
+    pub fn header(&self, plan: &Plan, label: Label, payload: usize) -> HeaderRepr {
+        HeaderRepr {
+            kind: Kind::Data,
+            class: plan.class,
+            hop_limit: HOP_LIMIT,
+            flags: Flags::AFFINITY,
+            label,
+            tenant: plan.tenant,
+            source_label: self.label,
+            source_domain: self.domain,
+            payload_len: payload as u32,
+            requested_label: label,
+            ..HeaderRepr::default()
+        }
+    }
+
     /// Attaches to a router as an instance of the certificate's agent.
     ///
     /// # Errors

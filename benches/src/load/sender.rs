@@ -10,7 +10,7 @@ use super::{Carrier, Plan, Rate};
 use bytes::Bytes;
 use caplane_transport::{BulkTx, DatagramRefused, Event, LaneTx, SendError};
 use caplane_wire::header::Header;
-use caplane_wire::{Flags, HeaderRepr, Kind, LANE_MESSAGE_MAX, Notice, message_len};
+use caplane_wire::{HeaderRepr, Kind, LANE_MESSAGE_MAX, Notice, message_len};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,8 +20,6 @@ use std::time::{Duration, Instant};
 /// Shortest time between two turns of an open loop: at higher rates messages
 /// go in groups, so that the generator leaves the machine to the router.
 const TURN_MIN: Duration = Duration::from_micros(100);
-/// Hops a message may take: more than any fabric measured here has.
-const HOP_LIMIT: u8 = 16;
 /// Batches handed over in one turn at full speed, so that the connection's acknowledgements are read in between.
 const BATCHES_PER_TURN: usize = 16;
 
@@ -181,18 +179,8 @@ impl Sender {
         let plan = &self.plan;
         let label = plan.classes[n % plan.classes.len()];
         let header = HeaderRepr {
-            kind: Kind::Data,
-            class: plan.class,
-            hop_limit: HOP_LIMIT,
-            flags: Flags::AFFINITY,
-            label,
-            tenant: plan.tenant,
-            source_label: self.seat.label,
-            source_domain: self.seat.domain,
             flow: u64::from(tag) << 32 | n as u64,
-            payload_len: plan.payload as u32,
-            requested_label: label,
-            ..HeaderRepr::default()
+            ..self.seat.header(plan, label, plan.payload)
         };
         Flow {
             header: header.to_bytes(),

@@ -15,6 +15,7 @@
 //! subjects, and 10,000 would halve what they can do.
 
 pub mod caplane;
+mod foreign;
 pub mod install;
 pub mod nats;
 pub mod server;
@@ -26,6 +27,7 @@ pub mod zenoh;
 mod nats_client;
 mod nats_load;
 
+use self::foreign::Foreign;
 use crate::ceiling::CeilingError;
 use crate::load::RunError;
 use crate::rig::RigError;
@@ -180,10 +182,10 @@ pub fn systems() -> Vec<Box<dyn System>> {
         Box::new(caplane::Router),
         Box::new(nats::Server::new(false)),
         Box::new(nats::Server::new(true)),
-        Box::new(zenoh::Server::new("tcp")),
-        Box::new(zenoh::Server::new("tls")),
-        Box::new(zenoh::Server::new("quic")),
-        Box::new(slim::Server::new(false)),
-        Box::new(slim::Server::new(true)),
+        Box::new(Foreign::new(zenoh::Zenohd { transport: "tcp" })),
+        Box::new(Foreign::new(zenoh::Zenohd { transport: "tls" })),
+        Box::new(Foreign::new(zenoh::Zenohd { transport: "quic" })),
+        Box::new(Foreign::new(slim::SlimNode { tls: false })),
+        Box::new(Foreign::new(slim::SlimNode { tls: true })),
     ]
 }

@@ -4,7 +4,7 @@
 use crate::load::{AttachError, Plan, Seat, Target};
 use bytes::BytesMut;
 use caplane_transport::{Event, LaneTx};
-use caplane_wire::{Flags, HEADER_LEN, HeaderRepr, Kind, LANE_MESSAGE_MAX, message_len};
+use caplane_wire::{HEADER_LEN, HeaderRepr, LANE_MESSAGE_MAX, message_len};
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +21,6 @@ const QUIET: Duration = Duration::from_millis(50);
 const PAYLOAD: usize = 64;
 /// Every other pair comes over the lossy path, up to so many: each takes a socket of the relay for good.
 pub(super) const LOSSY_MAX: u32 = 400;
-const HOP_LIMIT: u8 = 16;
 
 /// What all of them did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -126,20 +125,10 @@ fn send(seat: &mut Seat, lane: LaneTx, plan: &Plan, n: u32, sequence: u32) -> bo
     }
     let label = plan.classes[sequence as usize % plan.classes.len()];
     let header = HeaderRepr {
-        kind: Kind::Data,
-        class: plan.class,
-        hop_limit: HOP_LIMIT,
-        flags: Flags::AFFINITY,
-        label,
-        tenant: plan.tenant,
-        source_label: seat.label,
-        source_domain: seat.domain,
         // Not of the lasting senders' runs: their receivers count these apart.
         flow: u64::from(n),
         sequence,
-        payload_len: PAYLOAD as u32,
-        requested_label: label,
-        ..HeaderRepr::default()
+        ..seat.header(plan, label, PAYLOAD)
     };
     let mut message = BytesMut::zeroed(HEADER_LEN + PAYLOAD);
     message[..HEADER_LEN].copy_from_slice(&header.to_bytes());

@@ -52,17 +52,20 @@ impl Scene {
     }
 }
 
+/// Somebody who puts a thing into the ring.
+fn giver(scene: &Arc<Scene>) -> thread::JoinHandle<()> {
+    let scene = Arc::clone(scene);
+    thread::spawn(move || {
+        scene.held.fetch_add(1, Relaxed);
+        scene.ring_bell();
+    })
+}
+
 #[test]
 fn who_goes_to_sleep_has_seen_what_came_or_is_woken() {
     loom::model(|| {
         let scene = Scene::with(0);
-        let giving = {
-            let scene = Arc::clone(&scene);
-            thread::spawn(move || {
-                scene.held.fetch_add(1, Relaxed);
-                scene.ring_bell();
-            })
-        };
+        let giving = giver(&scene);
         let asleep = scene.may_sleep();
         giving.join().unwrap();
         assert!(
@@ -76,15 +79,7 @@ fn who_goes_to_sleep_has_seen_what_came_or_is_woken() {
 fn of_two_givers_one_wakes_the_sleeper() {
     loom::model(|| {
         let scene = Scene::with(0);
-        let givers: Vec<_> = (0..2)
-            .map(|_| {
-                let scene = Arc::clone(&scene);
-                thread::spawn(move || {
-                    scene.held.fetch_add(1, Relaxed);
-                    scene.ring_bell();
-                })
-            })
-            .collect();
+        let givers = [giver(&scene), giver(&scene)];
         let asleep = scene.may_sleep();
         givers.into_iter().for_each(|giver| giver.join().unwrap());
         assert!(!asleep || scene.bells.load(Relaxed) > 0);
@@ -95,13 +90,7 @@ fn of_two_givers_one_wakes_the_sleeper() {
 fn who_wakes_and_sleeps_again_is_woken_again() {
     loom::model(|| {
         let scene = Scene::with(0);
-        let giving = {
-            let scene = Arc::clone(&scene);
-            thread::spawn(move || {
-                scene.held.fetch_add(1, Relaxed);
-                scene.ring_bell();
-            })
-        };
+        let giving = giver(&scene);
         // Wakes for the bell or for another reason, empties the ring and wants to sleep again.
         let _ = scene.may_sleep();
         scene.signal.unsay();
