@@ -5,7 +5,8 @@ use super::naive::SIZES;
 use super::{Bar, BarError, Bound, Settings};
 use crate::ceiling::{Spread, millions};
 use crate::load::{self, Plan, Report, group_labels};
-use crate::rig::Rig;
+use crate::peers::Place;
+use crate::rig::{Rig, Tuning};
 
 /// Payload bytes of the comparisons.
 const SIZE: usize = 1_024;
@@ -29,6 +30,8 @@ struct Pair<'a> {
     other: Plan,
     /// Routers in a row for each.
     routers: [usize; 2],
+    /// Workers of each router.
+    workers: [u8; 2],
 }
 
 impl Pair<'_> {
@@ -39,10 +42,14 @@ impl Pair<'_> {
         tell: &mut dyn FnMut(&str),
     ) -> Result<[Vec<Report>; 2], BarError> {
         let plans = [&self.plain, &self.other];
-        let rigs = [
-            Rig::start(plans[0], self.routers[0])?,
-            Rig::start(plans[1], self.routers[1])?,
-        ];
+        let start = |n: usize| {
+            let tuning = Tuning {
+                workers: Some(self.workers[n]),
+                ..Tuning::default()
+            };
+            Rig::start_with(plans[n], self.routers[n], &Place::loopback(), &tuning)
+        };
+        let rigs = [start(0)?, start(1)?];
         let mut reports = [Vec::new(), Vec::new()];
         for round in 0..repeat {
             for turn in 0..2 {
@@ -99,6 +106,7 @@ pub fn many(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>,
         plain,
         other,
         routers: [1, 1],
+        workers: [1, 1],
     }
     .measure(settings.repeat, tell)?;
     Ok(vec![Bar {
@@ -108,6 +116,39 @@ pub fn many(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>,
         bound: Bound::AtLeast(0.7),
         detail: detail(&reports, ["1 to 1", "10x10x10"]),
     }])
+}
+
+/// Ten senders and ten receivers on two and on four workers, against the same on one.
+///
+/// # Errors
+/// As all rows.
+pub fn workers(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
+    let plan = Plan {
+        senders: MANY,
+        receivers: MANY,
+        classes: load::class_labels(MANY),
+        ..settings.plan(SIZE, PACKET)
+    };
+    let mut bars = Vec::new();
+    for workers in [2, 4] {
+        let what = format!("{workers} workers against one");
+        let reports = Pair {
+            what: &what,
+            plain: plan.clone(),
+            other: plan.clone(),
+            routers: [1, 1],
+            workers: [1, workers],
+        }
+        .measure(settings.repeat, tell)?;
+        bars.push(Bar {
+            what: format!("throughput per CPU second, 10x10x10, {what}"),
+            figure: ratios(&reports, |one, several| one / several),
+            unit: "x",
+            bound: Bound::AtLeast(0.9),
+            detail: detail(&reports, ["one", "several"]),
+        });
+    }
+    Ok(bars)
 }
 
 /// Two routers in a row, CPU of both, against one.
@@ -124,6 +165,7 @@ pub fn two_routers(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Ve
         plain: plan.clone(),
         other: plan,
         routers: [1, 2],
+        workers: [1, 1],
     }
     .measure(settings.repeat, tell)?;
     Ok(vec![Bar {
@@ -155,6 +197,7 @@ pub fn fan_out(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Ba
         plain,
         other,
         routers: [1, 1],
+        workers: [1, 1],
     }
     .measure(settings.repeat, tell)?;
     Ok(vec![Bar {

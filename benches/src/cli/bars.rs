@@ -45,6 +45,8 @@ enum Row {
     Naive,
     /// Ten senders, ten receivers, ten classes against one to one.
     Many,
+    /// Two and four workers against one.
+    Workers,
     /// Two routers in a row against one.
     TwoRouters,
     /// Bytes copied by the router's own code.
@@ -125,6 +127,7 @@ fn measure(row: Row, arguments: &Arguments) -> anyhow::Result<Vec<Bar>> {
     Ok(match row {
         Row::Naive => naive::measure(&settings, &arguments.packet, &arguments.size, tell),
         Row::Many => shapes::many(&settings, tell),
+        Row::Workers => shapes::workers(&settings, tell),
         Row::TwoRouters => shapes::two_routers(&settings, tell),
         Row::Copied => shapes::copied(&settings, tell),
         Row::RoundTrip => round_trip::measure(&settings, tell),
