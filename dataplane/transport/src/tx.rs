@@ -170,10 +170,6 @@ impl TxStreams {
         let Some(sending) = self.streams.get_mut(&stream) else {
             return Err(SendError::Closed);
         };
-        if sending.parked {
-            sending.parked = false;
-            let _ = quic.stream_priority(stream, sending.urgency, true);
-        }
         sending.pending = data;
         sending.messages = messages;
         self.ledger.add(messages);
@@ -247,20 +243,21 @@ impl TxStreams {
         }
         let (streams, control) = (&mut self.streams, &self.control_ledger);
         self.suspects.retain(|stream| {
-            let (ledger, incremental) = match streams.get_mut(stream) {
-                _ if *stream == CONTROL_STREAM => (control, false),
-                Some(sending) => {
-                    sending.parked |= StreamLedger::is_empty(&sending.ledger);
-                    (&sending.ledger, true)
-                }
+            let sending = streams.get_mut(stream);
+            let ledger = match &sending {
+                Some(sending) => &sending.ledger,
+                None if *stream == CONTROL_STREAM => control,
                 None => return false,
             };
-            let acknowledged = StreamLedger::is_empty(ledger);
-            if acknowledged {
-                // Whoever writes to it next gives it its urgency back.
-                let _ = quic.stream_priority(*stream, PARKED, incremental);
+            if !StreamLedger::is_empty(ledger) {
+                return true;
             }
-            !acknowledged
+            // Whoever writes to it next gives it its urgency back.
+            let _ = quic.stream_priority(*stream, PARKED, sending.is_some());
+            sending
+                .into_iter()
+                .for_each(|sending| sending.parked = true);
+            false
         });
     }
 
@@ -388,6 +385,9 @@ fn push(stream: u64, sending: &mut Sending, quic: &mut Quic) -> Push {
         } else {
             0
         };
+        if std::mem::take(&mut sending.parked) {
+            let _ = quic.stream_priority(stream, sending.urgency, true);
+        }
         let bytes = StreamBytes::new(bytes, &sending.ledger, messages);
         let sent = quic.stream_send_zc(stream, bytes, last && sending.fin);
         if sent.is_err() {
