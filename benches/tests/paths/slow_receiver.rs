@@ -25,6 +25,9 @@ const BULK_BYTES_MAX: u64 = (256 + BULKS as u64) * (256 << 10);
 const STREAMS: usize = 16;
 /// Bulk messages of a client that sends as many at a time as it likes.
 const BULKS: u32 = 200;
+/// Bytes of a bulk message that stands whatever its receiver's transport has read by the time its client says no: a slab, and the
+/// window after it, which QUIC doubles for a stream that is read at once.
+const STANDS: usize = 1_000_000;
 /// How long requests go on while bulk messages stand: longer than a link takes to be given up for its silence.
 const STANDING: Duration = Duration::from_secs(4);
 /// A request that takes longer has been held up: as long as a link takes to be given up here.
@@ -260,8 +263,9 @@ async fn bulk_messages_to_a_standing_receiver_leave_streams_to_others() {
     let noticed = overloaded(&scene.sender);
     for n in 0..BULKS {
         let flow = scene.sender.flow(scene.to_standing, FlowOptions::default());
-        let payload = traffic::payload((0, n), 300_000);
-        flow.send(payload).await.expect("sent");
+        flow.send(traffic::payload((0, n), STANDS))
+            .await
+            .expect("sent");
     }
     scene.hears(noticed).await;
     for n in 0..20 {
