@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use caplane_core::Forwarder;
-use caplane_core::fib::{Delta, Fib, Generation, Serving};
+use caplane_core::fib::{Delta, Fib, Generation, Serving, line_bytes};
 use caplane_core::forward::{PeerKey, PeerRole};
 use counting::heap;
 use labels::*;
@@ -70,11 +70,12 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Bytes that a label takes of the heap, as they were asked for; the delta it came by is gone by then.
+/// Bytes that a label takes of the heap, as they were asked for, and of huge pages; the delta it came by is gone by then.
 fn memory(members: Members) -> f64 {
-    let before = heap().bytes;
+    let held = || heap().bytes + line_bytes() as u64;
+    let before = held();
     let fib = applied(&empty(), &snapshot(LABELS, members, 1));
-    let bytes = heap().bytes - before;
+    let bytes = held() - before;
     assert_eq!(fib.labels(), LABELS);
     bytes as f64 / LABELS as f64
 }
@@ -113,7 +114,8 @@ fn lookups(fib: &Fib) {
 }
 
 /// What the machine does at best: one random cache line of as much memory, many loads under way, and each waiting
-/// for the one before. The table needs one and a half to two of them a lookup.
+/// for the one before. The table needs one and a half of them a lookup, and has them in huge pages; these lie in
+/// whatever the allocator gives.
 fn memory_of_the_machine() {
     let lines = vec![[1u64; 8]; 1 << 19];
     let line = |n: u64| lines[mix(n) as usize % lines.len()][0];

@@ -1,9 +1,10 @@
 //! The label table: class, agent and group labels to weighted egress routers.
 //!
 //! 2,048 copy-on-write shards, each an open-addressing table of 16-byte slots keyed by the packed
-//! `tenant << 32 | label` (`shard.rs`). A set of one ordinary member stands in the slot itself, a few members in the
-//! shard, more once for all shards (`sets.rs`). Per label that is 16 bytes at a load of 0.6 to 0.83 (19 to 27
-//! bytes), 12 for each member of a small set, and 16 for each large set that its shard does not already hold.
+//! `tenant << 32 | label` (`shard.rs`), in huge pages (`lines.rs`). A set of one ordinary member stands in the slot
+//! itself; equal sets of more stand once for the whole table (`few.rs`, `sets.rs`). Per label that is 16 bytes at a load of
+//! 0.4 to 0.55 (29 to 40 bytes), 16 for each member of a different small set, and 16 for each large set that its shard
+//! does not already hold.
 //!
 //! Refuses to know which router is alive and who may ask.
 
@@ -12,12 +13,13 @@ use std::sync::Arc;
 use caplane_wire::{Label, LabelKind};
 
 use super::entry::{AgentEntry, ClassEntry, Egress, Entry, GroupEntry, InstanceAt};
-use super::sets::{Keeping, Member, Members, Packing, Reference, SetPool, Sets};
+use super::few::{FewEdit, FewSets};
+use super::sets::{Keeping, LargeSets, Member, Members, Packing, Reference, SetPool, Sets};
 use super::shard::{Bucket, Buckets, OpenShard, Slot};
 use crate::mix::mix64;
 
-/// 2,048 shards: at 1 M labels a shard has about 500 of them (12 KB), so a delta of 1,000 scattered
-/// labels copies about 9 MB; the root is 32 KB of slots and 64 KB of sets.
+/// 2,048 shards: at 1 M labels a shard has about 500 of them (16 KB), so a delta of 1,000 scattered
+/// labels copies about 13 MB; the root is 16 KB of slots, and 64 KB of sets.
 const SHARDS: usize = 1 << SHARD_BITS;
 const SHARD_BITS: u32 = 11;
 
@@ -34,23 +36,24 @@ fn class_key(tenant: u32, label: Label) -> u64 {
 /// The label table.
 #[derive(Clone)]
 pub(crate) struct EdgeTable {
-    /// By shard. Apart from the sets, which many messages do not look at: 32 KB that stay in the first cache.
+    /// By shard. Apart from the sets, which many messages do not look at: 16 KB that stay in the first cache.
     buckets: Arc<[Buckets]>,
-    sets: Arc<[Sets]>,
+    large: Arc<[LargeSets]>,
+    few: FewSets,
     pool: Arc<SetPool>,
     used: usize,
 }
 
 /// What a class maps to.
 pub(crate) struct ClassView<'a> {
-    sets: &'a Sets,
-    slot: &'a Slot,
+    sets: Sets<'a>,
+    slot: Slot,
 }
 
 /// Where a class would stand.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
-    home: &'a Bucket,
+    home: Bucket<'a>,
     key: u64,
     hash: u64,
 }
@@ -58,7 +61,7 @@ pub(crate) struct Place<'a> {
 impl Place<'_> {
     /// A place for arrays of places, where nothing stands.
     pub const NOWHERE: Place<'static> = Place {
-        home: &Bucket::EMPTY,
+        home: Bucket::EMPTY,
         key: 1,
         hash: 0,
     };
@@ -67,6 +70,12 @@ impl Place<'_> {
     #[inline]
     pub fn touch(&self) -> u64 {
         self.home.touch()
+    }
+
+    /// Tenant and label of the class, packed.
+    #[inline]
+    pub fn key(&self) -> u64 {
+        self.key
     }
 }
 
@@ -84,7 +93,8 @@ impl EdgeTable {
     fn with_pool(pool: Arc<SetPool>) -> EdgeTable {
         EdgeTable {
             buckets: vec![Buckets::default(); SHARDS].into(),
-            sets: vec![Sets::default(); SHARDS].into(),
+            large: vec![LargeSets::default(); SHARDS].into(),
+            few: FewSets::default(),
             pool,
             used: 0,
         }
@@ -100,11 +110,19 @@ impl EdgeTable {
     }
 
     #[inline]
-    fn slot(&self, key: u64) -> Option<(&Sets, &Slot)> {
+    fn slot(&self, key: u64) -> Option<(Sets<'_>, Slot)> {
         let hash = mix64(key);
         let at = shard_of(hash);
         let slot = self.buckets[at].find(hash, key)?;
-        Some((&self.sets[at], slot))
+        Some((self.sets(at), slot))
+    }
+
+    #[inline]
+    fn sets(&self, shard: usize) -> Sets<'_> {
+        Sets {
+            few: &self.few,
+            large: &self.large[shard],
+        }
     }
 
     #[inline]
@@ -141,26 +159,41 @@ impl EdgeTable {
         Place { home, key, hash }
     }
 
-    /// The class that belongs at a place, if it is there.
+    /// The members of the class that belongs at a place: of it alone (`own`), or of anything below it too. Empty where
+    /// it is not there.
     #[inline]
-    pub fn class_at<'a>(&'a self, place: &Place<'a>) -> Option<ClassView<'a>> {
+    pub fn set_at(&self, place: &Place<'_>, own: bool) -> Reference {
         let Place { home, key, hash } = *place;
-        let slot = match home.find(key) {
-            None if home.goes_on(key) => self.buckets[shard_of(hash)].find_behind(hash, key)?,
-            found => found?,
-        };
-        let sets = &self.sets[shard_of(hash)];
-        Some(ClassView { sets, slot })
+        let mut values = home.values(key);
+        if values == 0 && home.goes_on(key) {
+            let behind = self.buckets[shard_of(hash)].find_behind(hash, key);
+            values = behind.map_or(0, |slot| slot.values());
+        }
+        Reference((values >> if own { 0 } else { 32 }) as u32)
+    }
+
+    /// The first member of a set of this class.
+    #[inline]
+    pub fn first(&self, key: u64, set: Reference) -> Option<Member> {
+        let sets = self.sets(shard_of(mix64(key)));
+        let members = sets.members(set, Packing::Route);
+        members.as_slice().first().copied()
     }
 
     pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
-        let shards = self.buckets.iter().zip(&*self.sets);
-        shards.flat_map(|(buckets, sets)| buckets.slots().map(|slot| entry(sets, slot)))
+        let shards = self.buckets.iter().enumerate();
+        shards.flat_map(move |(at, buckets)| {
+            let sets = self.sets(at);
+            buckets.slots().map(move |slot| entry(sets, &slot))
+        })
     }
 
-    pub fn edit(&self) -> EdgeEdit<'_> {
+    /// To put about so many labels into it.
+    pub fn edit(&self, labels: usize) -> EdgeEdit<'_> {
         EdgeEdit {
             base: self,
+            shard_labels: labels / SHARDS,
+            few: self.few.edit(),
             open: (0..SHARDS).map(|_| None).collect(),
             used: self.used,
         }
@@ -170,8 +203,8 @@ impl EdgeTable {
     #[cfg(test)]
     pub fn heap_bytes(&self) -> usize {
         let buckets = self.buckets.iter().map(Buckets::heap_bytes);
-        let sets = self.sets.iter().map(Sets::heap_bytes);
-        buckets.sum::<usize>() + sets.sum::<usize>()
+        let large = self.large.iter().map(LargeSets::heap_bytes);
+        buckets.sum::<usize>() + large.sum::<usize>() + self.few.heap_bytes()
     }
 }
 
@@ -190,7 +223,7 @@ impl<'a> ClassView<'a> {
 }
 
 /// A slot as it was written.
-fn entry(sets: &Sets, slot: &Slot) -> Entry {
+fn entry(sets: Sets<'_>, slot: &Slot) -> Entry {
     let label = Label::from_bits(slot.key as u32);
     let egress = |reference| {
         let members = sets.members(Reference(reference), Packing::Route);
@@ -233,6 +266,9 @@ fn entry(sets: &Sets, slot: &Slot) -> Entry {
 /// A table being changed: only the shards that are touched are copied, once.
 pub(crate) struct EdgeEdit<'a> {
     base: &'a EdgeTable,
+    /// Expected in a shard: one that was empty has room for them at once.
+    shard_labels: usize,
+    few: FewEdit<'a>,
     open: Vec<Option<Box<OpenShard>>>,
     used: usize,
 }
@@ -247,11 +283,9 @@ impl EdgeEdit<'_> {
         let own: Vec<Member> = entry.own.iter().map(member).collect();
         let subtree: Vec<Member> = entry.subtree.iter().map(member).collect();
         let key = class_key(entry.tenant, entry.label);
-        self.put(key, |shard, pool| {
-            let own = shard.sets.refer(pool, &own, Packing::Route);
-            let subtree = shard.sets.refer(pool, &subtree, Packing::Route);
-            (own.0, subtree.0)
-        });
+        let own = self.refer(key, &own, Packing::Route);
+        let subtree = self.refer(key, &subtree, Packing::Route);
+        self.put(key, own.0, subtree.0);
     }
 
     pub fn put_agent(&mut self, entry: &AgentEntry) {
@@ -261,10 +295,9 @@ impl EdgeEdit<'_> {
             instance: i.instance,
         };
         let set: Vec<Member> = entry.instances.iter().map(member).collect();
-        self.put(u64::from(entry.label.bits()), |shard, pool| {
-            let set = shard.sets.refer(pool, &set, Packing::Instance);
-            (entry.tenant, set.0)
-        });
+        let key = u64::from(entry.label.bits());
+        let set = self.refer(key, &set, Packing::Instance);
+        self.put(key, entry.tenant, set.0);
     }
 
     pub fn put_group(&mut self, entry: &GroupEntry) {
@@ -274,10 +307,9 @@ impl EdgeEdit<'_> {
             instance: 0,
         };
         let set: Vec<Member> = entry.routers.iter().map(member).collect();
-        self.put(u64::from(entry.label.bits()), |shard, pool| {
-            let set = shard.sets.refer(pool, &set, Packing::Route);
-            (entry.tenant, set.0)
-        });
+        let key = u64::from(entry.label.bits());
+        let set = self.refer(key, &set, Packing::Route);
+        self.put(key, entry.tenant, set.0);
     }
 
     pub fn remove_class(&mut self, tenant: u32, label: Label) {
@@ -289,58 +321,77 @@ impl EdgeEdit<'_> {
         self.remove(u64::from(label.bits()));
     }
 
-    fn put(&mut self, key: u64, values: impl FnOnce(&mut OpenShard, &SetPool) -> (u32, u32)) {
-        let hash = mix64(key);
+    /// The reference that the slot of this key is to have to a set.
+    fn refer(&mut self, key: u64, members: &[Member], packing: Packing) -> Reference {
+        if let Some(packed) = Reference::packed(members, packing) {
+            return packed;
+        }
+        if let Some(place) = self.few.refer(members) {
+            return Reference::to_few(place, members.len());
+        }
         let pool = &self.base.pool;
-        let shard = open(&mut self.open, self.base, hash);
-        let (a, b) = values(shard, pool);
+        let shard = self.open(mix64(key));
+        shard.large.refer(pool, members)
+    }
+
+    fn put(&mut self, key: u64, a: u32, b: u32) {
+        let shard = self.open(mix64(key));
         match shard.put(Slot { key, a, b }) {
-            Some(old) => shard.stale_sets |= has_stored_set(&old),
+            Some(old) => self.release(&old),
             None => self.used += 1,
         }
     }
 
     fn remove(&mut self, key: u64) {
-        let hash = mix64(key);
-        let shard = open(&mut self.open, self.base, hash);
+        let shard = self.open(mix64(key));
         if let Some(old) = shard.remove(key) {
-            shard.stale_sets |= has_stored_set(&old);
+            self.release(&old);
             self.used -= 1;
         }
     }
 
+    /// The sets of a slot that is gone.
+    fn release(&mut self, old: &Slot) {
+        // Both values of a class are sets, the second one of agents and groups.
+        let first = is_class(old).then_some(Reference(old.a));
+        for reference in first.into_iter().chain([Reference(old.b)]) {
+            if let Some(place) = reference.few() {
+                self.few.release(place);
+            }
+            if reference.is_large() {
+                self.open(mix64(old.key)).stale_sets = true;
+            }
+        }
+    }
+
+    fn open(&mut self, hash: u64) -> &mut OpenShard {
+        let (base, at) = (self.base, shard_of(hash));
+        self.open[at].get_or_insert_with(|| {
+            let mut shard = base.buckets[at].edit(&base.large[at]);
+            shard.expect(self.shard_labels);
+            Box::new(shard)
+        })
+    }
+
     pub fn finish(self) -> EdgeTable {
-        let (mut buckets, mut sets) = (self.base.buckets.to_vec(), self.base.sets.to_vec());
+        let (mut buckets, mut large) = (self.base.buckets.to_vec(), self.base.large.to_vec());
         for (at, open) in self.open.into_iter().enumerate() {
             if let Some(open) = open {
-                (buckets[at], sets[at]) = open.freeze(keep);
+                (buckets[at], large[at]) = open.freeze(keep);
             }
         }
         EdgeTable {
             buckets: buckets.into(),
-            sets: sets.into(),
+            large: large.into(),
+            few: self.few.finish(),
             pool: self.base.pool.clone(),
             used: self.used,
         }
     }
 }
 
-fn open<'o>(
-    open: &'o mut [Option<Box<OpenShard>>],
-    base: &EdgeTable,
-    hash: u64,
-) -> &'o mut OpenShard {
-    let at = shard_of(hash);
-    open[at].get_or_insert_with(|| Box::new(base.buckets[at].edit(&base.sets[at])))
-}
-
-/// Both values of a class are sets, the second one of agents and groups.
 fn is_class(slot: &Slot) -> bool {
     Label::from_bits(slot.key as u32).kind() == LabelKind::Class
-}
-
-fn has_stored_set(slot: &Slot) -> bool {
-    is_class(slot) && Reference(slot.a).is_stored() || Reference(slot.b).is_stored()
 }
 
 fn keep(keeping: &mut Keeping<'_>, slot: &mut Slot) {

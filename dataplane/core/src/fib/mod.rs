@@ -7,7 +7,9 @@
 mod check;
 mod edge;
 mod entry;
+mod few;
 mod identities;
+mod lines;
 mod policy;
 mod serving;
 mod sets;
@@ -20,6 +22,7 @@ pub use entry::{
     GroupEntry, IdentityEntry, InstanceAt, Membership, NeighbourEntry, PolicyEntry, Rate,
     Rejection, TransitEntry,
 };
+pub use lines::line_bytes;
 pub use policy::Policy;
 pub use serving::Serving;
 
@@ -168,7 +171,8 @@ impl Fib {
         if !delta.upserts.iter().any(put) && !delta.removes.iter().any(del) {
             return;
         }
-        let mut edit = self.edge.edit();
+        let labels = delta.upserts.iter().filter(|entry| put(entry)).count();
+        let mut edit = self.edge.edit(labels);
         for entry in &delta.upserts {
             match entry {
                 Entry::Class(e) => edit.put_class(e),

@@ -7,6 +7,7 @@ use caplane_wire::Label;
 
 use super::Fib;
 use super::edge::{ClassView, Place};
+use super::sets::Reference;
 
 /// The class that serves a question, as the table has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +34,7 @@ impl Fib {
             *place = self.edge.place(tenant, label);
             count += 1;
         }
-        black_box(
-            places[..count]
-                .iter()
-                .fold(0, |sum, place| sum ^ place.touch()),
-        );
+        load(&places[..count]);
     }
 
     /// Who serves `label` for `tenant`.
@@ -70,43 +67,84 @@ impl Fib {
         }
     }
 
-    /// Rounds in the order of [`Fib::serving`], for those that found nothing in the round before.
+    /// Rounds in the order of [`Fib::serving`], for those that found nothing in the round before. Which those are, and
+    /// whose members stand elsewhere, cannot be foretold: lists of them are written without a branch.
     fn serving_batch(&self, asked: &[(u32, Label)], found: &mut [Option<Serving>]) {
-        let mut open: [u8; BATCH] = core::array::from_fn(|at| at as u8);
+        let mut places = [Place::NOWHERE; BATCH];
+        let mut matched = [Match::NONE; BATCH];
         let mut labels = [Label::NONE; BATCH];
+        let mut open: [u8; BATCH] = core::array::from_fn(|at| at as u8);
         for (label, asked) in labels.iter_mut().zip(asked) {
             *label = asked.1;
         }
-        let mut places = [Place::NOWHERE; BATCH];
         let mut count = asked.len();
         for round in 0.. {
             let (shared, above) = (round % 2 == 1, round >= 2);
-            let owner = |at: usize| if shared { 0 } else { asked[at].0 };
-            for (place, at) in places.iter_mut().zip(&open[..count]) {
-                let at = usize::from(*at);
-                *place = self.edge.place(owner(at), labels[at]);
+            for (place, n) in places.iter_mut().zip(&open[..count]) {
+                let n = usize::from(*n) % BATCH;
+                let owner = if shared { 0 } else { asked[n].0 };
+                *place = self.edge.place(owner, labels[n]);
             }
-            // Nothing but loads: the fewer instructions between them, the more are under way at once.
-            black_box(
-                places[..count]
-                    .iter()
-                    .fold(0, |sum, place| sum ^ place.touch()),
-            );
+            load(&places[..count]);
             let mut still = 0;
-            for n in 0..count {
-                let at = usize::from(open[n]);
-                let view = self.edge.class_at(&places[n]);
-                found[at] = view.and_then(|view| serving(&view, owner(at), labels[at], above));
-                open[still] = at as u8;
-                still += usize::from(found[at].is_none());
+            for at in 0..count {
+                let n = usize::from(open[at]) % BATCH;
+                let set = self.edge.set_at(&places[at], above);
+                matched[n] = Match {
+                    key: places[at].key(),
+                    set,
+                };
+                open[still] = n as u8;
+                still += usize::from(set.is_empty());
             }
             count = still;
             if shared {
                 count = climb(&mut open[..still], &mut labels);
             }
             if count == 0 {
-                return;
+                break;
             }
+        }
+        let mut apart = [0; BATCH];
+        let mut count = 0;
+        for (n, (matched, found)) in matched.iter().zip(found.iter_mut()).enumerate() {
+            *found = Some(matched.served_by(matched.set.router()));
+            apart[count % BATCH] = n as u8;
+            count += usize::from(!matched.set.is_packed());
+        }
+        for n in &apart[..count] {
+            let n = usize::from(*n);
+            let first = self.edge.first(matched[n].key, matched[n].set);
+            found[n] = first.map(|member| matched[n].served_by(member.router));
+        }
+    }
+}
+
+/// Nothing but loads: the fewer instructions between them, the more are under way at once.
+#[inline]
+fn load(places: &[Place<'_>]) {
+    black_box(places.iter().fold(0, |sum, place| sum ^ place.touch()));
+}
+
+/// What a question has found so far.
+#[derive(Clone, Copy)]
+struct Match {
+    key: u64,
+    set: Reference,
+}
+
+impl Match {
+    const NONE: Match = Match {
+        key: 0,
+        set: Reference(0),
+    };
+
+    #[inline]
+    fn served_by(&self, egress: Label) -> Serving {
+        Serving {
+            tenant: (self.key >> 32) as u32,
+            label: Label::from_bits(self.key as u32),
+            egress,
         }
     }
 }
@@ -114,13 +152,13 @@ impl Fib {
 /// One level up for those `open`; those at the top are out. Returns how many are left, in front.
 fn climb(open: &mut [u8], labels: &mut [Label; BATCH]) -> usize {
     let mut left = 0;
-    for n in 0..open.len() {
-        let label = &mut labels[usize::from(open[n])];
-        if let Some(parent) = label.parent() {
-            *label = parent;
-            open[left] = open[n];
-            left += 1;
-        }
+    for at in 0..open.len() {
+        let n = open[at];
+        let label = &mut labels[usize::from(n) % BATCH];
+        let parent = label.parent();
+        *label = parent.unwrap_or(Label::NONE);
+        open[left] = n;
+        left += usize::from(parent.is_some());
     }
     left
 }

@@ -1,11 +1,12 @@
-//! Sets of members as a slot refers to them in 32 bits: one ordinary member stands in the reference itself, a few
-//! stand in their shard, many stand once for all shards. Refuses to know what a set is the set of.
+//! Sets of members as a slot refers to them in 32 bits: one ordinary member stands in the reference itself, all others
+//! once for the whole table, a few (`few.rs`) and many apart. Refuses to know what a set is the set of.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use caplane_wire::Label;
 
+use super::few::{FewSets, Place};
 use crate::mix::{MixMap, MixState};
 
 /// One member of a set: an egress router of a class or group, or one instance of an agent.
@@ -59,24 +60,62 @@ impl SetPool {
     }
 }
 
-/// How a slot names a set. 0 = empty; top bit = one member packed into the rest; next bit = a few members, where
-/// in their shard and how many; else 1 + the place of a large set in the shard's list.
+/// How a slot names a set. 0 = empty; top bit = one member packed into the rest; next bit = a few members, how many
+/// and where (`few.rs`); else 1 + the place of a large set in the shard's list.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Reference(pub u32);
 
-impl Reference {
-    /// Does it refer to a set that stands elsewhere?
-    pub fn is_stored(self) -> bool {
-        self.0 != 0 && self.0 & INLINE == 0
-    }
-}
-
 const INLINE: u32 = 1 << 31;
 const FEW: u32 = 1 << 30;
-/// Most members that a shard keeps itself: 48 bytes, where a shared set costs a reference of 16 and is one more
-/// load away. Fits three bits.
-const FEW_MAX: usize = 4;
-const FEW_PLACE: u32 = (1 << 27) - 1;
+const FEW_COUNT_SHIFT: u32 = 27;
+const FEW_PLACE: u32 = (1 << FEW_COUNT_SHIFT) - 1;
+
+impl Reference {
+    /// Of a set that needs no place: empty, or one ordinary member.
+    pub fn packed(members: &[Member], packing: Packing) -> Option<Reference> {
+        match members {
+            [] => Some(Reference(0)),
+            [one] => packing.pack(one).map(|bits| Reference(INLINE | bits)),
+            _ => None,
+        }
+    }
+
+    pub fn to_few(place: Place, count: usize) -> Reference {
+        Reference(FEW | (count as u32) << FEW_COUNT_SHIFT | place.0)
+    }
+
+    /// Where the few members stand.
+    #[inline]
+    pub fn few(self) -> Option<Place> {
+        (self.0 & (INLINE | FEW) == FEW).then_some(Place(self.0 & FEW_PLACE))
+    }
+
+    #[inline]
+    fn few_count(self) -> usize {
+        (self.0 >> FEW_COUNT_SHIFT & 7) as usize
+    }
+
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Does the one member stand in the reference itself?
+    #[inline]
+    pub fn is_packed(self) -> bool {
+        self.0 & INLINE != 0
+    }
+
+    /// The router of one packed member of a class.
+    #[inline]
+    pub fn router(self) -> Label {
+        Packing::Route.unpack(self.0).router
+    }
+
+    pub fn is_large(self) -> bool {
+        self.0 != 0 && self.0 & (INLINE | FEW) == 0
+    }
+}
 
 /// How a single member is packed.
 #[derive(Clone, Copy)]
@@ -112,86 +151,63 @@ impl Packing {
     }
 }
 
-/// The sets that one shard refers to.
+/// The large sets that one shard of slots refers to.
 #[derive(Clone)]
-pub(super) struct Sets {
-    /// Sets of a few members, end to end; one may be part of another.
-    few: Arc<[Member]>,
-    large: Arc<[Set]>,
-}
+pub(super) struct LargeSets(Arc<[Set]>);
 
-impl Default for Sets {
-    fn default() -> Sets {
-        Sets {
-            few: Arc::from([]),
-            large: Arc::from([]),
-        }
+impl Default for LargeSets {
+    fn default() -> LargeSets {
+        LargeSets(Arc::from([]))
     }
 }
 
-impl Sets {
+impl LargeSets {
+    pub fn edit(&self) -> OpenLargeSets {
+        OpenLargeSets(self.0.to_vec())
+    }
+
+    /// Heap bytes of the references; the sets are shared and left out.
+    #[cfg(test)]
+    pub fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.0)
+    }
+}
+
+/// Every set of the table, as one shard of slots sees them.
+#[derive(Clone, Copy)]
+pub(super) struct Sets<'a> {
+    pub few: &'a FewSets,
+    pub large: &'a LargeSets,
+}
+
+impl<'a> Sets<'a> {
     #[inline]
-    pub fn members(&self, Reference(bits): Reference, packing: Packing) -> Members<'_> {
-        if bits & INLINE != 0 {
-            return Members::One(packing.unpack(bits));
+    pub fn members(self, reference: Reference, packing: Packing) -> Members<'a> {
+        if reference.0 & INLINE != 0 {
+            return Members::One(packing.unpack(reference.0));
         }
-        if bits & FEW != 0 {
-            let at = (bits & FEW_PLACE) as usize;
-            let count = (bits >> 27 & 7) as usize;
-            return Members::Many(&self.few[at..at + count]);
+        if let Some(place) = reference.few() {
+            return Members::Many(self.few.members(place, reference.few_count()));
         }
-        match bits.checked_sub(1) {
-            Some(index) => Members::Many(&self.large[index as usize]),
+        match reference.0.checked_sub(1) {
+            Some(index) => Members::Many(&self.large.0[index as usize]),
             None => Members::Many(&[]),
         }
     }
-
-    pub fn edit(&self) -> OpenSets {
-        OpenSets {
-            few: self.few.to_vec(),
-            large: self.large.to_vec(),
-        }
-    }
-
-    /// Heap bytes; large sets are shared and left out.
-    #[cfg(test)]
-    pub fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.few) + size_of_val(&*self.large)
-    }
 }
 
-/// The sets of a shard being changed.
+/// The large sets of a shard being changed.
 #[derive(Default)]
-pub(super) struct OpenSets {
-    few: Vec<Member>,
-    large: Vec<Set>,
-}
+pub(super) struct OpenLargeSets(Vec<Set>);
 
-impl OpenSets {
-    /// The reference of a set, which is added where it is not there.
-    pub fn refer(&mut self, pool: &SetPool, members: &[Member], packing: Packing) -> Reference {
-        let packed = match members {
-            [] => return Reference(0),
-            [one] => packing.pack(one),
-            _ => None,
-        };
-        if let Some(packed) = packed {
-            return Reference(INLINE | packed);
-        }
-        let count = members.len();
-        if count <= FEW_MAX && self.few.len() + count <= FEW_PLACE as usize {
-            let known = self.few.windows(count).position(|few| few == members);
-            let at = known.unwrap_or_else(|| {
-                self.few.extend_from_slice(members);
-                self.few.len() - count
-            });
-            return Reference(FEW | (count as u32) << 27 | at as u32);
-        }
+impl OpenLargeSets {
+    /// The reference of a set that is not to be packed, which is added where it is not there.
+    pub fn refer(&mut self, pool: &SetPool, members: &[Member]) -> Reference {
         let set = pool.intern(members);
-        let known = self.large.iter().position(|known| Arc::ptr_eq(known, &set));
+        let known = self.0.iter().position(|known| Arc::ptr_eq(known, &set));
         let at = known.unwrap_or_else(|| {
-            self.large.push(set);
-            self.large.len() - 1
+            self.0.push(set);
+            self.0.len() - 1
         });
         Reference(at as u32 + 1)
     }
@@ -200,43 +216,33 @@ impl OpenSets {
     pub fn keeping(&self) -> Keeping<'_> {
         Keeping {
             old: self,
-            kept: OpenSets::default(),
+            kept: OpenLargeSets::default(),
             moved: MixMap::default(),
         }
     }
 
-    pub fn freeze(self) -> Sets {
-        Sets {
-            few: self.few.into(),
-            large: self.large.into(),
-        }
+    pub fn freeze(self) -> LargeSets {
+        LargeSets(self.0.into())
     }
 }
 
-/// Sets on their way to a list without the unused ones.
+/// Large sets on their way to a list without the unused ones.
 pub(super) struct Keeping<'a> {
-    old: &'a OpenSets,
-    pub kept: OpenSets,
+    old: &'a OpenLargeSets,
+    pub kept: OpenLargeSets,
     moved: MixMap<u32, Reference>,
 }
 
 impl Keeping<'_> {
     /// Keeps a set and returns its new reference.
     pub fn keep(&mut self, reference: Reference) -> Reference {
-        if !reference.is_stored() {
+        if !reference.is_large() {
             return reference;
         }
         let Keeping { old, kept, moved } = self;
-        let bits = reference.0;
-        *moved.entry(bits).or_insert_with(|| {
-            if bits & FEW == 0 {
-                kept.large.push(old.large[bits as usize - 1].clone());
-                return Reference(kept.large.len() as u32);
-            }
-            let (at, place) = ((bits & FEW_PLACE) as usize, kept.few.len() as u32);
-            let count = (bits >> 27 & 7) as usize;
-            kept.few.extend_from_slice(&old.few[at..at + count]);
-            Reference(bits & !FEW_PLACE | place)
+        *moved.entry(reference.0).or_insert_with(|| {
+            kept.0.push(old.0[reference.0 as usize - 1].clone());
+            Reference(kept.0.len() as u32)
         })
     }
 }

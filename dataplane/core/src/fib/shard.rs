@@ -1,9 +1,11 @@
 //! One shard of the label table: an open-addressing table in buckets of one cache line, so that a question is
 //! answered, yes or no, by the first line it loads, nearly always. Refuses to know what a slot's two values mean.
 
+use std::hint::select_unpredictable;
 use std::sync::Arc;
 
-use super::sets::{Keeping, OpenSets, Sets};
+use super::lines::{Line, Lines};
+use super::sets::{Keeping, LargeSets, OpenLargeSets};
 use crate::mix::mix64;
 
 /// `key` 0 = free.
@@ -14,60 +16,107 @@ pub(super) struct Slot {
     pub b: u32,
 }
 
+impl Slot {
+    /// As they stand in a bucket: `b << 32 | a`.
+    pub fn values(&self) -> u64 {
+        u64::from(self.b) << 32 | u64::from(self.a)
+    }
+}
+
 const WIDTH: usize = 4;
 
-/// Slots that share a cache line: full ones in front, and once all are, the one that ranks last at the end. A key
-/// that finds its bucket full takes the place of one that ranks behind it, which goes to the next bucket; so a key
-/// that does not rank behind a full bucket's last is not in any further one (ordered hashing, Amble and Knuth 1974).
-#[derive(Clone, Copy, Default)]
-#[repr(align(64))]
-pub(super) struct Bucket([Slot; WIDTH]);
+/// Slots that share a cache line: four keys, then their values, `b << 32 | a`. Full slots stand in front, and once all
+/// are full, the one that ranks last at the end. A key that finds its bucket full takes the place of one that ranks
+/// behind it, which goes to the next bucket; so a key that does not rank behind a full bucket's last is not in any
+/// further one (ordered hashing, Amble and Knuth 1974).
+#[derive(Clone, Copy)]
+pub(super) struct Bucket<'a>(&'a Line);
 
-impl Bucket {
-    pub const EMPTY: Bucket = Bucket([Slot { key: 0, a: 0, b: 0 }; WIDTH]);
+impl<'a> Bucket<'a> {
+    pub const EMPTY: Bucket<'static> = Bucket(&[0; 2 * WIDTH]);
 
     /// Compares all keys without a branch: which of them it is cannot be foretold.
     #[inline]
-    pub fn find(&self, key: u64) -> Option<&Slot> {
+    pub fn find(&self, key: u64) -> Option<Slot> {
         let mut found = WIDTH;
-        for (at, slot) in self.0.iter().enumerate() {
-            found = if slot.key == key { at } else { found };
+        for (at, other) in self.0[..WIDTH].iter().enumerate() {
+            found = if *other == key { at } else { found };
         }
-        self.0.get(found)
+        let value = self.0.get(WIDTH + found)?;
+        Some(Slot {
+            key,
+            a: *value as u32,
+            b: (*value >> 32) as u32,
+        })
+    }
+
+    /// Both values of a key, `b << 32 | a`; 0 = it is not here, or has none.
+    #[inline]
+    pub fn values(&self, key: u64) -> u64 {
+        let (keys, values) = self.0.split_at(WIDTH);
+        let pairs = keys.iter().zip(values);
+        pairs.fold(0, |found, (other, values)| {
+            select_unpredictable(*other == key, *values, found)
+        })
     }
 
     /// May a key that is not here stand in the next bucket?
     #[inline]
     pub fn goes_on(&self, key: u64) -> bool {
-        let last = self.0[WIDTH - 1].key;
-        last != 0 && rank(last) < rank(key)
+        // 0, where the bucket is not full, becomes the highest.
+        rank(self.0[WIDTH - 1]).wrapping_sub(1) < rank(key).wrapping_sub(1)
     }
 
     #[inline]
     pub fn touch(&self) -> u64 {
-        self.0[0].key
+        self.0[0]
+    }
+
+    fn slots(self) -> [Slot; WIDTH] {
+        core::array::from_fn(|at| slot(self.0, at))
     }
 
     fn is_full(&self) -> bool {
-        self.0[WIDTH - 1].key != 0
+        self.0[WIDTH - 1] != 0
     }
+}
 
-    /// Puts a slot whose key is not here into a bucket; one that has no place is handed back.
-    fn insert(&mut self, new: Slot) -> Option<Slot> {
-        let free = self.0.iter().position(|slot| slot.key == 0);
-        let rejected = match free {
-            Some(at) => {
-                self.0[at] = new;
-                None
-            }
-            None if self.goes_on(new.key) => return Some(new),
-            None => Some(core::mem::replace(&mut self.0[WIDTH - 1], new)),
-        };
-        if self.is_full() {
-            self.0.sort_unstable_by_key(|slot| rank(slot.key));
-        }
-        rejected
+fn slot(line: &Line, at: usize) -> Slot {
+    Slot {
+        key: line[at],
+        a: line[WIDTH + at] as u32,
+        b: (line[WIDTH + at] >> 32) as u32,
     }
+}
+
+fn set_slot(line: &mut Line, at: usize, slot: Slot) {
+    line[at] = slot.key;
+    line[WIDTH + at] = slot.values();
+}
+
+/// Puts a slot whose key is not here into a bucket; one that has no place is handed back.
+fn insert_into(line: &mut Line, new: Slot) -> Option<Slot> {
+    let free = line[..WIDTH].iter().position(|key| *key == 0);
+    let rejected = match free {
+        Some(at) => {
+            set_slot(line, at, new);
+            None
+        }
+        None if Bucket(line).goes_on(new.key) => return Some(new),
+        None => {
+            let last = slot(line, WIDTH - 1);
+            set_slot(line, WIDTH - 1, new);
+            Some(last)
+        }
+    };
+    if Bucket(line).is_full() {
+        let mut slots = Bucket(line).slots();
+        slots.sort_unstable_by_key(|slot| rank(slot.key));
+        for (at, slot) in slots.into_iter().enumerate() {
+            set_slot(line, at, slot);
+        }
+    }
+    rejected
 }
 
 /// An order of keys that their numbers do not tell: products with an odd constant are a permutation.
@@ -77,26 +126,20 @@ fn rank(key: u64) -> u64 {
 }
 
 /// The slots of an immutable shard.
-#[derive(Clone)]
-pub(super) struct Buckets(Arc<[Bucket]>);
-
-impl Default for Buckets {
-    fn default() -> Buckets {
-        Buckets(Arc::from([]))
-    }
-}
+#[derive(Clone, Default)]
+pub(super) struct Buckets(Arc<Lines>);
 
 impl Buckets {
     /// The bucket where a key stands unless it had to go on.
     #[inline]
-    pub fn home(&self, hash: u64) -> &Bucket {
+    pub fn home(&self, hash: u64) -> Bucket<'_> {
         self.0
             .get(home(hash, self.0.len()))
-            .unwrap_or(&Bucket::EMPTY)
+            .map_or(Bucket::EMPTY, Bucket)
     }
 
     #[inline]
-    pub fn find(&self, hash: u64, key: u64) -> Option<&Slot> {
+    pub fn find(&self, hash: u64, key: u64) -> Option<Slot> {
         let bucket = self.home(hash);
         match bucket.find(key) {
             None if bucket.goes_on(key) => self.find_behind(hash, key),
@@ -106,27 +149,28 @@ impl Buckets {
 
     /// Ends: a shard that has buckets has one that is not full.
     #[cold]
-    pub fn find_behind(&self, hash: u64, key: u64) -> Option<&Slot> {
+    pub fn find_behind(&self, hash: u64, key: u64) -> Option<Slot> {
         let len = self.0.len();
         let mut at = home(hash, len);
         loop {
             at = next(at, len);
-            let found = self.0[at].find(key);
-            if found.is_some() || !self.0[at].goes_on(key) {
+            let bucket = Bucket(&self.0[at]);
+            let found = bucket.find(key);
+            if found.is_some() || !bucket.goes_on(key) {
                 return found;
             }
         }
     }
 
-    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
-        let slots = self.0.iter().flat_map(|bucket| &bucket.0);
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        let slots = self.0.iter().flat_map(|line| Bucket(line).slots());
         slots.filter(|slot| slot.key != 0)
     }
 
-    pub fn edit(&self, sets: &Sets) -> OpenShard {
+    pub fn edit(&self, large: &LargeSets) -> OpenShard {
         OpenShard {
-            buckets: self.0.to_vec(),
-            sets: sets.edit(),
+            lines: Lines::copy_of(&self.0),
+            large: large.edit(),
             used: self.slots().count(),
             stale_sets: false,
         }
@@ -135,7 +179,7 @@ impl Buckets {
     /// Heap bytes.
     #[cfg(test)]
     pub fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.0)
+        size_of_val::<[Line]>(&self.0)
     }
 }
 
@@ -152,22 +196,31 @@ fn home(hash: u64, len: usize) -> usize {
 
 /// A shard being changed.
 pub(super) struct OpenShard {
-    buckets: Vec<Bucket>,
-    pub sets: OpenSets,
+    lines: Lines,
+    pub large: OpenLargeSets,
     used: usize,
     /// Some set may be unused: a slot that referred to one is gone.
     pub stale_sets: bool,
 }
 
 impl OpenShard {
+    /// Makes room for so many slots where there is none yet.
+    pub fn expect(&mut self, slots: usize) {
+        if self.lines.is_empty() && slots > 0 {
+            self.lines = Lines::zeroed(slots.div_ceil(2));
+        }
+    }
+
     /// Returns the slot that had the key before.
     pub fn put(&mut self, new: Slot) -> Option<Slot> {
-        let home = self.find(new.key);
-        if let Some(slot) = home {
-            return Some(core::mem::replace(slot, new));
+        if let Some((bucket, at)) = self.find(new.key) {
+            let line = &mut self.lines[bucket];
+            let old = slot(line, at);
+            set_slot(line, at, new);
+            return Some(old);
         }
-        // At most five slots of six are in use.
-        if (self.used + 1) * 6 > self.buckets.len() * WIDTH * 5 {
+        // At most eleven slots of twenty are in use.
+        if (self.used + 1) * 20 > self.lines.len() * WIDTH * 11 {
             self.grow();
         }
         self.insert(new);
@@ -175,38 +228,37 @@ impl OpenShard {
         None
     }
 
-    fn find(&mut self, key: u64) -> Option<&mut Slot> {
-        let at = self.bucket_of(key)?;
-        self.buckets[at].0.iter_mut().find(|slot| slot.key == key)
-    }
-
-    fn bucket_of(&self, key: u64) -> Option<usize> {
-        let len = self.buckets.len();
+    /// The bucket that a key stands in, and where in it.
+    fn find(&self, key: u64) -> Option<(usize, usize)> {
+        let len = self.lines.len();
         let mut at = home(mix64(key), len);
-        while self.buckets.get(at)?.find(key).is_none() {
-            if !self.buckets[at].goes_on(key) {
+        loop {
+            let line = self.lines.get(at)?;
+            if let Some(slot) = line[..WIDTH].iter().position(|other| *other == key) {
+                return Some((at, slot));
+            }
+            if !Bucket(line).goes_on(key) {
                 return None;
             }
             at = next(at, len);
         }
-        Some(at)
     }
 
     /// A key that is not there, where there is room.
     fn insert(&mut self, new: Slot) {
-        let len = self.buckets.len();
+        let len = self.lines.len();
         let mut at = home(mix64(new.key), len);
         let mut slot = Some(new);
         while let Some(new) = slot {
-            slot = self.buckets[at].insert(new);
+            slot = insert_into(&mut self.lines[at], new);
             at = next(at, len);
         }
     }
 
     fn grow(&mut self) {
-        let buckets = ((self.used + 1) * 5).div_ceil(3 * WIDTH);
-        let old = core::mem::replace(&mut self.buckets, vec![Bucket::default(); buckets]);
-        for slot in old.iter().flat_map(|bucket| bucket.0) {
+        let lines = Lines::zeroed(((self.used + 1) * 5).div_ceil(2 * WIDTH));
+        let old = core::mem::replace(&mut self.lines, lines);
+        for slot in old.iter().flat_map(|line| Bucket(line).slots()) {
             if slot.key != 0 {
                 self.insert(slot);
             }
@@ -215,14 +267,14 @@ impl OpenShard {
 
     /// Returns the slot that is gone. What may have gone past its bucket is put in anew, so that no mark of it stays.
     pub fn remove(&mut self, key: u64) -> Option<Slot> {
-        let gone = *self.find(key)?;
-        let (mut at, len) = (self.bucket_of(key)?, self.buckets.len());
+        let (mut at, place) = self.find(key)?;
+        let (gone, len) = (slot(&self.lines[at], place), self.lines.len());
         let mut behind = Vec::new();
         loop {
-            let taken = core::mem::take(&mut self.buckets[at]);
-            let stay = taken.0.into_iter();
+            let taken = core::mem::take(&mut self.lines[at]);
+            let stay = Bucket(&taken).slots().into_iter();
             behind.extend(stay.filter(|slot| slot.key != 0 && slot.key != key));
-            if !taken.is_full() {
+            if !Bucket(&taken).is_full() {
                 break;
             }
             at = next(at, len);
@@ -234,20 +286,26 @@ impl OpenShard {
         Some(gone)
     }
 
-    /// `keep` moves the sets that a slot refers to from the old ones to the new ones.
-    pub fn freeze(mut self, keep: impl Fn(&mut Keeping<'_>, &mut Slot)) -> (Buckets, Sets) {
+    /// `keep` moves the large sets that a slot refers to from the old ones to the new ones.
+    pub fn freeze(mut self, keep: impl Fn(&mut Keeping<'_>, &mut Slot)) -> (Buckets, LargeSets) {
         if self.used == 0 {
-            self.buckets.clear();
+            self.lines = Lines::default();
         }
         if self.stale_sets {
-            let mut keeping = self.sets.keeping();
-            let slots = self.buckets.iter_mut().flat_map(|bucket| &mut bucket.0);
-            for slot in slots.filter(|slot| slot.key != 0) {
-                keep(&mut keeping, slot);
+            let mut keeping = self.large.keeping();
+            for line in self.lines.iter_mut() {
+                for at in 0..WIDTH {
+                    if line[at] == 0 {
+                        continue;
+                    }
+                    let mut kept = slot(line, at);
+                    keep(&mut keeping, &mut kept);
+                    set_slot(line, at, kept);
+                }
             }
-            self.sets = keeping.kept;
+            self.large = keeping.kept;
         }
-        (Buckets(self.buckets.into()), self.sets.freeze())
+        (Buckets(Arc::new(self.lines)), self.large.freeze())
     }
 }
 
@@ -267,7 +325,7 @@ mod tests {
         fn a_shard_answers_as_a_map_does(
             changes in proptest::collection::vec((any::<bool>(), 1u64..200, any::<u32>()), 0..400),
         ) {
-            let mut shard = Buckets::default().edit(&Sets::default());
+            let mut shard = Buckets::default().edit(&LargeSets::default());
             let mut map = BTreeMap::new();
             for (put, key, value) in changes {
                 let before = match put {
@@ -289,7 +347,7 @@ mod tests {
     #[test]
     fn an_empty_shard_has_nothing() {
         assert!(Buckets::default().find(mix64(7), 7).is_none());
-        let mut shard = Buckets::default().edit(&Sets::default());
+        let mut shard = Buckets::default().edit(&LargeSets::default());
         assert!(shard.remove(7).is_none());
     }
 }
