@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Shortest time between two turns of an open loop: at higher rates messages
-/// go in groups, so that the generator leaves the machine to the router.
+/// Shortest time between two turns of an open loop where messages are due more often: they go in groups, so that the
+/// generator leaves the machine to the router. At lower rates each goes when it is due.
 const TURN_MIN: Duration = Duration::from_micros(100);
 /// Batches handed over in one turn at full speed, so that the connection's acknowledgements are read in between.
 const BATCHES_PER_TURN: usize = 16;
@@ -376,7 +376,8 @@ impl Sender {
         let wait = self.channels.iter().map(next).min().unwrap_or_default();
         match self.plan.rate {
             Rate::Max => wait,
-            Rate::PerSecond(_) => wait.max(TURN_MIN),
+            Rate::PerSecond(rate) if rate * TURN_MIN.as_secs_f64() > 1.0 => wait.max(TURN_MIN),
+            Rate::PerSecond(_) => wait,
         }
     }
 }
