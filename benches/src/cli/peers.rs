@@ -34,6 +34,9 @@ pub struct Arguments {
     /// Leave round trips out.
     #[arg(long)]
     no_round_trips: bool,
+    /// Leave full speed out: only round trips.
+    #[arg(long, conflicts_with = "no_round_trips")]
+    no_throughput: bool,
     /// Where servers run; may be repeated. The veth link has 1500 bytes and needs root.
     #[arg(long, value_enum, default_values_t = [PathName::Loopback, PathName::Veth])]
     path: Vec<PathName>,
@@ -66,7 +69,11 @@ const EXIT_NOT_MET: u8 = 6;
 /// Measures and prints.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let matrix = Matrix {
-        sizes: arguments.size.clone(),
+        sizes: if arguments.no_throughput {
+            Vec::new()
+        } else {
+            arguments.size.clone()
+        },
         receivers: arguments.receivers.clone(),
         rates: if arguments.no_round_trips {
             Vec::new()

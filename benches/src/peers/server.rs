@@ -13,7 +13,10 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 /// One that does not end by itself within this time is killed.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A running server; ends when dropped.
+/// Lets a server end with us even where we are killed, and cannot end it (util-linux).
+const TIED: [&str; 3] = ["setpriv", "--pdeathsig", "TERM"];
+
+/// A running server; ends when dropped, and with its parent.
 pub struct ServerProcess {
     child: Child,
     name: &'static str,
@@ -34,15 +37,11 @@ impl ServerProcess {
         let failed = |e| PeerError::Io(name, e);
         let out = File::create(log).map_err(failed)?;
         let err = out.try_clone().map_err(failed)?;
-        let mut command = match place.prefix.split_first() {
-            Some((first, rest)) => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
+        let mut words = place.prefix.iter().map(String::as_str).chain(TIED);
+        let mut command = Command::new(words.next().unwrap_or(TIED[0]));
         let child = command
+            .args(words)
+            .arg(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(out)

@@ -173,12 +173,15 @@ pub fn json(rows: &[Row], matrix: &Matrix) -> Vec<Value> {
                 Some(json!({"rate": rate, "p50": p50.median, "p99": p99.median, "spread": {"p50": p50, "p99": p99}}))
             })
             .collect();
+        base["rtt_us"] = trips.into();
+        if matrix.sizes.is_empty() {
+            all.push(base.clone());
+        }
         for size in &matrix.sizes {
             for receivers in &matrix.receivers {
                 let mut one = base.clone();
                 one["size"] = (*size).into();
                 one["receivers"] = (*receivers).into();
-                one["rtt_us"] = trips.clone().into();
                 let messages = row.messages(*size, *receivers);
                 if messages.median > 0.0 {
                     one["messages_per_core_second"] = messages.median.into();
@@ -199,17 +202,19 @@ pub fn json(rows: &[Row], matrix: &Matrix) -> Vec<Value> {
 
 /// The table for people.
 pub fn print(rows: &[Row], matrix: &Matrix) {
-    println!(
-        "\nmillion messages per core-second of the server (Gbit of payload behind it): median [lowest..highest]"
-    );
-    print!("{:<16} {:<5} {:<10}", "system", "via", "path");
+    if !matrix.sizes.is_empty() {
+        println!(
+            "\nmillion messages per core-second of the server (Gbit of payload behind it): median [lowest..highest]"
+        );
+        print!("{:<16} {:<5} {:<10}", "system", "via", "path");
+    }
     for size in &matrix.sizes {
         for receivers in &matrix.receivers {
             print!(" {:>32}", format!("{size} B to {receivers}"));
         }
     }
     println!();
-    for row in rows {
+    for row in rows.iter().filter(|_| !matrix.sizes.is_empty()) {
         print!(
             "{:<16} {:<5} {:<10}",
             row.system,

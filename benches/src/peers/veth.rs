@@ -9,20 +9,25 @@ use std::process::{Command, Stdio};
 const NEAR: Ipv4Addr = Ipv4Addr::new(198, 18, 77, 1);
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 18, 77, 2);
 
+/// How namespaces of ours begin; the process that made one follows.
+const PREFIX: &str = "caplane-load-";
+
 /// The link and the namespace; both go with it.
 pub struct Veth {
     namespace: String,
 }
 
 impl Veth {
-    /// Makes a namespace and a link to it, both ends up.
+    /// Makes a namespace and a link to it, both ends up. What a killed run left goes first: two links with the same
+    /// addresses would carry nothing.
     ///
     /// # Errors
-    /// When `ip` refuses: not root, or no such tool.
+    /// When `ip` refuses (not root, or no such tool), or when another run has the link.
     pub fn open() -> Result<Veth, PeerError> {
+        clear()?;
         let id = std::process::id();
         let veth = Veth {
-            namespace: format!("caplane-load-{id}"),
+            namespace: format!("{PREFIX}{id}"),
         };
         let (near, far) = (format!("clv{id}a"), format!("clv{id}b"));
         let name = &veth.namespace;
@@ -59,18 +64,57 @@ impl Drop for Veth {
     }
 }
 
-fn ip(arguments: &str) -> Result<(), PeerError> {
+/// Removes the namespaces of processes that are no more.
+fn clear() -> Result<(), PeerError> {
+    let listed = ip("netns list")?;
+    for (namespace, id) in namespaces(&listed) {
+        if std::path::Path::new("/proc").join(id).exists() {
+            return Err(PeerError::Failed(format!(
+                "process {id} measures on the veth link, whose addresses are fixed; try again when it has ended"
+            )));
+        }
+        tracing::info!(namespace, "left by a run that was killed; removed");
+        ip(&format!("netns delete {namespace}"))?;
+    }
+    Ok(())
+}
+
+/// Namespaces of ours in the words of `ip netns list`, each with the process that made it.
+fn namespaces(listed: &str) -> impl Iterator<Item = (&str, &str)> {
+    listed.lines().filter_map(|line| {
+        let namespace = line.split_whitespace().next()?;
+        Some((namespace, namespace.strip_prefix(PREFIX)?))
+    })
+}
+
+/// Runs `ip`; what it printed.
+fn ip(arguments: &str) -> Result<String, PeerError> {
     let output = Command::new("ip")
         .args(arguments.split(' '))
         .stdin(Stdio::null())
         .output()
         .map_err(|e| PeerError::Io("ip", e))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let text = String::from_utf8_lossy(&output.stderr);
     Err(PeerError::Failed(format!(
         "ip {arguments}: {}",
         text.trim()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_namespaces_of_ours_are_found() {
+        let listed = "caplane-load-4711 (id: 0)\nblue\ncaplane-load-12\n";
+        let found: Vec<_> = namespaces(listed).collect();
+        assert_eq!(
+            found,
+            [("caplane-load-4711", "4711"), ("caplane-load-12", "12")]
+        );
+    }
 }
