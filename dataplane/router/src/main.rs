@@ -1,8 +1,9 @@
 //! `caplane-router`: arguments, logs and signals around [`caplane_router::Router`].
 
 use std::io::{IsTerminal, Read};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,6 +17,11 @@ use tracing_subscriber::EnvFilter;
 /// quiche allocates for every packet received and every stream's bytes; what that costs stands in ARCHITECTURE.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long the allocator keeps memory that nobody uses before the system gets it back, in milliseconds. By default it is a
+/// second: a worker with little to do then gave pages back and had them cleared for it again each second, and messages
+/// waited milliseconds for that. The allocator reads it before `main`.
+const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "60000");
 
 const EXAMPLE: &str = r#"A small router.toml:
 
@@ -96,12 +102,31 @@ fn main() -> ExitCode {
         Some(Task::CheckConfig { config }) => check_config(&config),
         None => {
             start_log(arguments.log_format);
+            keep_memory();
             let config = arguments
                 .config
                 .expect("clap requires --config when there is no subcommand");
             run(&config, arguments.exit_with_stdin)
         }
     }
+}
+
+/// Begins anew, as the same process, with the allocator told how long to keep memory; whoever sets it otherwise is heard.
+fn keep_memory() {
+    let (name, value) = KEEP_MEMORY;
+    if std::env::var_os(name).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else {
+        return;
+    };
+    let mut arguments = std::env::args_os();
+    let mut anew = Command::new(program);
+    if let Some(name) = arguments.next() {
+        anew.arg0(name);
+    }
+    let error = anew.args(arguments).env(name, value).exec();
+    tracing::warn!(%error, "goes on with the allocator's own settings: set {name}={value}");
 }
 
 fn check_config(path: &std::path::Path) -> ExitCode {

@@ -74,8 +74,6 @@ pub(crate) struct Connection {
     pub(crate) touched: bool,
     pub(crate) reading: bool,
     pub(crate) dirty: bool,
-    /// What the timer heap has for us.
-    pub(crate) armed: Option<Instant>,
     /// The last event, held back until what was received before the end has been read.
     pub(crate) ending: Option<Event>,
     /// When sending streams may be asked next whether the peer stopped them, and whether that is owed.
@@ -157,7 +155,6 @@ impl Connection {
             touched: false,
             reading: false,
             dirty: false,
-            armed: None,
             ending: None,
             next_stop_look: now,
             stop_look_owed: false,

@@ -63,7 +63,7 @@ impl Core {
             return;
         }
         let deadline = connection.deadline(config);
-        connection.armed = self.timers.arm(slot, connection.armed, deadline);
+        self.timers.arm(slot, deadline);
     }
 
     fn settle_handshake(&mut self, slot: u32) {

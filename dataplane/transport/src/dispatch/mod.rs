@@ -93,7 +93,7 @@ impl Core {
             dialling_from: (port, driver.local_addr(port)),
             steering,
             now,
-            timers: Timers::default(),
+            timers: Timers::new(now),
             events: VecDeque::new(),
             pools: Pools {
                 lanes: SlabPool::new(config.slabs_max),
@@ -328,18 +328,14 @@ impl Core {
     // ---- timers ----
 
     pub(crate) fn run_timers(&mut self) {
-        while let Some((slot, at)) = self.timers.due(self.now) {
+        while let Some(slot) = self.timers.due(self.now) {
             let Some(connection) = self.table.slot(slot) else {
                 continue;
             };
-            if connection.armed != Some(at) {
-                continue;
-            }
-            connection.armed = None;
             // The deadline of this entry may have moved on since.
             let deadline = connection.deadline(&self.config);
             if deadline.is_none_or(|deadline| deadline > self.now) {
-                connection.armed = self.timers.arm(slot, None, deadline);
+                self.timers.arm(slot, deadline);
                 continue;
             }
             let reason = connection.on_deadline(self.now, &self.config, &mut self.counters);
@@ -414,7 +410,7 @@ impl Core {
             return;
         };
         let deadline = connection.deadline(&self.config);
-        connection.armed = self.timers.arm(slot, connection.armed, deadline);
+        self.timers.arm(slot, deadline);
     }
 
     pub(crate) fn on_too_large(&mut self, slot: u32) {
