@@ -85,6 +85,17 @@ impl Fib {
         self.generation
     }
 
+    /// What this table says to every router, as the table of another one: its next hops and its neighbours are for
+    /// [`Fib::apply`] to add.
+    pub fn for_router(&self, router: Label) -> Fib {
+        Fib {
+            router,
+            transit: Arc::default(),
+            neighbours: Arc::default(),
+            ..self.clone()
+        }
+    }
+
     /// The table after `delta`; `self` stays as it is. A delta with base 0 replaces everything.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use caplane_wire::{
 };
 
 use super::Forwarder;
+use super::explain::{Candidate, Observe, Verdict};
 use super::local::SetAt;
 use super::peers::{Instance, PeerIdx, Role};
 use super::recall::{self, Tag};
@@ -158,6 +159,18 @@ impl Sender {
 impl Forwarder {
     /// The peer as a sender of messages of one class: valid until a peer or the table changes.
     pub(super) fn sender(&mut self, at: PeerIdx, class: TrafficClass) -> Sender {
+        let (sender, asker) = self.sender_afresh(at, class);
+        let tag = asker.map(|asker| self.recall.tag(asker));
+        Sender { tag, ..sender }
+    }
+
+    /// The same, of whom nothing is remembered; and under whose name it would be.
+    #[inline]
+    pub(super) fn sender_afresh(
+        &self,
+        at: PeerIdx,
+        class: TrafficClass,
+    ) -> (Sender, Option<recall::Asker>) {
         let (asker, is_instance, label, capped) = match &self.peers.get(at).role {
             Role::Instance(instance) => {
                 let policy = instance.policy.as_deref();
@@ -170,15 +183,16 @@ impl Forwarder {
                 (asker, false, self.fib.router(), class)
             }
         };
-        Sender {
+        let sender = Sender {
             at,
-            tag: asker.map(|asker| self.recall.tag(asker)),
+            tag: None,
             is_instance,
             class: capped,
             is_capped: capped != class,
             label,
             domain: self.fib.domain(),
-        }
+        };
+        (sender, asker)
     }
 
     /// Decides one message: `head` is its header (version, kind and class checked), `body` what follows, which
@@ -225,7 +239,7 @@ impl Forwarder {
             flags,
             back: None,
         };
-        self.step(way, sender.class, &header).ok()
+        self.step(way, sender.class, &header, &mut ()).ok()
     }
 
     /// Another router's label, and nothing else, says where it goes.
@@ -238,7 +252,7 @@ impl Forwarder {
             back: Some(sender.at),
         };
         match label.kind() {
-            LabelKind::Router => self.step(way, sender.class, header).ok(),
+            LabelKind::Router => self.step(way, sender.class, header, &mut ()).ok(),
             _ => None,
         }
     }
@@ -254,11 +268,7 @@ impl Forwarder {
         let header = Header::new_unchecked(head);
         self.recall.miss();
         let flow = Flow::of(&header, sender.class);
-        let route = match &self.peers.get(sender.at).role {
-            Role::Instance(instance) => self.ingress(now, instance, &header, body, &flow),
-            Role::Neighbour { .. } => self.fabric(now, sender.at, &header, body, &flow),
-        };
-        let way = match route? {
+        let way = match self.route(now, sender.at, &header, body, &flow, &mut ())? {
             Route::Lasting(way) => {
                 if let (false, Some(tag)) = (flow.asked.get(), sender.tag) {
                     let (tenant, requested) = (header.tenant(), header.requested_label());
@@ -268,10 +278,42 @@ impl Forwarder {
             }
             Route::Once(way) => way,
         };
-        let step = self.step(way, sender.class, &header)?;
+        let step = self.step(way, sender.class, &header, &mut ())?;
         let rerouted =
             step.flags.contains(Flags::REROUTED) && !header.flags().contains(Flags::REROUTED);
         Ok(Step { rerouted, ..step })
+    }
+
+    /// Decides one message as [`Forwarder::decide`] does where nothing is remembered, and remembers nothing.
+    pub(super) fn decide_afresh(
+        &self,
+        now: Now,
+        sender: &Sender,
+        head: &[u8; HEADER_LEN],
+        body: &[u8],
+        seen: &mut impl Observe,
+    ) -> Result<Step, DropReason> {
+        let header = Header::new_unchecked(head);
+        let flow = Flow::of(&header, sender.class);
+        let (Route::Lasting(way) | Route::Once(way)) =
+            self.route(now, sender.at, &header, body, &flow, seen)?;
+        self.step(way, sender.class, &header, seen)
+    }
+
+    #[inline]
+    fn route(
+        &self,
+        now: Now,
+        from: PeerIdx,
+        header: &View<'_>,
+        body: &[u8],
+        flow: &Flow<'_>,
+        seen: &mut impl Observe,
+    ) -> Result<Route, DropReason> {
+        match &self.peers.get(from).role {
+            Role::Instance(instance) => self.ingress(now, instance, header, body, flow, seen),
+            Role::Neighbour { .. } => self.fabric(now, from, header, body, flow, seen),
+        }
     }
 
     /// In the order of WF-73.
@@ -282,6 +324,7 @@ impl Forwarder {
         header: &View<'_>,
         body: &[u8],
         flow: &Flow<'_>,
+        seen: &mut impl Observe,
     ) -> Result<Route, DropReason> {
         if header.kind() == Kind::Notice {
             return Err(DropReason::ForgedNotice);
@@ -305,9 +348,10 @@ impl Forwarder {
                 if !policy.allows_class(tenant, requested) {
                     return Err(DropReason::PolicyDenied);
                 }
-                self.class_target(Asker::Policy(policy), tenant, requested, flow, false)?
+                let asker = Asker::Policy(policy);
+                self.class_target(asker, tenant, requested, flow, false, seen)?
             }
-            LabelKind::Agent => self.agent_target(Some(policy), requested, flow)?,
+            LabelKind::Agent => self.agent_target(Some(policy), requested, flow, seen)?,
             LabelKind::Group | LabelKind::Router => {
                 let group = self.fib.group_view(requested).ok_or(DropReason::NoRoute)?;
                 if !policy.allows_tenant(group.tenant) {
@@ -330,6 +374,7 @@ impl Forwarder {
         header: &View<'_>,
         body: &[u8],
         flow: &Flow<'_>,
+        seen: &mut impl Observe,
     ) -> Result<Route, DropReason> {
         let label = header.label();
         if label.kind() != LabelKind::Router {
@@ -343,17 +388,23 @@ impl Forwarder {
             }));
         }
         in_time(now, header, body)?;
-        self.egress(header, flow)
+        self.egress(header, flow, seen)
     }
 
     /// The label is this router's: the requested label is looked up among the attached instances.
-    fn egress(&self, header: &View<'_>, flow: &Flow<'_>) -> Result<Route, DropReason> {
+    fn egress(
+        &self,
+        header: &View<'_>,
+        flow: &Flow<'_>,
+        seen: &mut impl Observe,
+    ) -> Result<Route, DropReason> {
         let (flags, requested) = (header.flags(), header.requested_label());
         let here = match requested.kind() {
             LabelKind::Class => {
-                self.class_here(header.source_label(), header.tenant(), requested, flow)
+                let (source, tenant) = (header.source_label(), header.tenant());
+                self.class_here(source, tenant, requested, flow, seen)
             }
-            LabelKind::Agent => self.agent_here(requested, flow).map(Target::Here),
+            LabelKind::Agent => self.agent_here(requested, flow, seen).map(Target::Here),
             LabelKind::Group => Some(Target::Group),
             LabelKind::Router => return Err(DropReason::NoRoute),
         };
@@ -375,8 +426,8 @@ impl Forwarder {
         }
         let asker = Asker::Source(header.source_label());
         let target = match requested.kind() {
-            LabelKind::Agent => self.agent_target(None, requested, flow),
-            _ => self.class_target(asker, header.tenant(), requested, flow, true),
+            LabelKind::Agent => self.agent_target(None, requested, flow, seen),
+            _ => self.class_target(asker, header.tenant(), requested, flow, true, seen),
         };
         let target = target.map_err(|_| stale())?;
         Ok(Route::Once(way(target, flags.with(Flags::REROUTED))))
@@ -389,13 +440,23 @@ impl Forwarder {
 
     /// From a destination to a peer and the header's new fields. `class` is that of the queue it will join.
     #[inline(always)]
-    fn step(&self, way: Way, class: TrafficClass, header: &View<'_>) -> Result<Step, DropReason> {
+    fn step(
+        &self,
+        way: Way,
+        class: TrafficClass,
+        header: &View<'_>,
+        seen: &mut impl Observe,
+    ) -> Result<Step, DropReason> {
         let (mut label, mut hop_limit) = (header.requested_label(), header.hop_limit());
         let to = match way.target {
-            Target::Here(to) => to,
+            Target::Here(to) => {
+                let chosen = || (Candidate::here(self, to), Verdict::Chosen);
+                seen.members(core::iter::once_with(chosen));
+                to
+            }
             Target::OneOf(set) => {
                 let flow = Flow::of(header, class);
-                let to = self.choose(self.local.set(set), &flow);
+                let to = self.choose(self.local.set(set), &flow, seen);
                 to.ok_or(DropReason::Unreachable)?
             }
             Target::Router(router) => {

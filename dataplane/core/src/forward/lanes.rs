@@ -529,7 +529,7 @@ fn is_group_copy(role: &Role, head: &[u8; HEADER_LEN]) -> bool {
         && !(matches!(role, Role::Instance(_)) && header.kind() == Kind::Data)
 }
 
-fn reason_of(error: &FrameError) -> DropReason {
+pub(super) fn reason_of(error: &FrameError) -> DropReason {
     match error {
         FrameError::TooLarge { .. } => DropReason::TooLarge,
         _ => DropReason::Malformed,

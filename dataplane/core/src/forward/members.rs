@@ -5,6 +5,7 @@ use caplane_wire::{Label, LabelKind, TrafficClass};
 
 use super::Forwarder;
 use super::decide::{Asker, Flow, Target};
+use super::explain::{Candidate, Observe, Verdict};
 use super::local::{Here, LocalMember, Several};
 use super::peers::PeerIdx;
 use crate::DropReason;
@@ -42,20 +43,29 @@ impl Forwarder {
         requested: Label,
         flow: &Flow<'_>,
         elsewhere: bool,
+        seen: &mut impl Observe,
     ) -> Result<Target, DropReason> {
         // Nearly every message: the class itself, at one egress router. It was allowed before.
         if let Some(view) = self.fib.class_view(tenant, requested)
-            && let Members::One(Member { router, .. }) = view.subtree()
+            && let Members::One(member) = view.subtree()
         {
-            if router != self.fib.router() {
-                if self.routes.reaches(router) {
-                    return Ok(Target::Router(router));
-                }
-            } else if !elsewhere && let Some(target) = self.local_class((tenant, requested, true)) {
+            let router = member.router;
+            let found = if router != self.fib.router() {
+                let reached = self.routes.reaches(router);
+                reached.then_some(Target::Router(router))
+            } else if !elsewhere {
+                self.local_class((tenant, requested, true))
+            } else {
+                None
+            };
+            if let Some(target) = found {
+                seen.of(tenant, requested);
+                let chosen = || (Candidate::at(&member), Verdict::Chosen);
+                seen.members(core::iter::once_with(chosen));
                 return Ok(target);
             }
         }
-        self.class_above(asker, tenant, requested, flow, elsewhere)
+        self.class_above(asker, tenant, requested, flow, elsewhere, seen)
     }
 
     /// The whole order of lookups.
@@ -66,6 +76,7 @@ impl Forwarder {
         requested: Label,
         flow: &Flow<'_>,
         elsewhere: bool,
+        seen: &mut impl Observe,
     ) -> Result<Target, DropReason> {
         let mut misses = Misses::default();
         let mut label = requested;
@@ -75,9 +86,11 @@ impl Forwarder {
                 let Some(view) = self.fib.class_view(owner, label) else {
                     // An instance attached while the controller is away is not in the table yet.
                     if !elsewhere && let Some(target) = self.local_class((owner, label, exact)) {
+                        seen.of(owner, label);
                         if self.may_match(asker, (owner, label), (tenant, requested)) {
                             return Ok(target);
                         }
+                        seen.members(self.denied_here(target));
                         misses.denied = true;
                     }
                     continue;
@@ -87,11 +100,14 @@ impl Forwarder {
                 if members.is_empty() {
                     continue;
                 }
+                seen.of(owner, label);
                 if !self.may_match(asker, (owner, label), (tenant, requested)) {
+                    let members = members.iter().map(Candidate::at);
+                    seen.members(members.map(|member| (member, Verdict::Denied)));
                     misses.denied = true;
                     continue;
                 }
-                match self.class_member(members, (owner, label, exact), flow, elsewhere) {
+                match self.class_member(members, (owner, label, exact), flow, elsewhere, seen) {
                     Some(target) => return Ok(target),
                     None => misses.dead = true,
                 }
@@ -111,6 +127,28 @@ impl Forwarder {
         class: (u32, Label, bool),
         flow: &Flow<'_>,
         elsewhere: bool,
+        seen: &mut impl Observe,
+    ) -> Option<Target> {
+        let found = self.live_class_member(members, class, flow, elsewhere);
+        seen.members(members.iter().map(|member| {
+            let alive = self.serves_class(member, class, elsewhere);
+            let chosen = match found {
+                Some(Target::Router(router)) => router == member.router,
+                Some(_) => member.router == self.fib.router(),
+                None => false,
+            };
+            (Candidate::at(member), Verdict::of(alive, chosen))
+        }));
+        found
+    }
+
+    #[inline]
+    fn live_class_member(
+        &self,
+        members: &[Member],
+        class: (u32, Label, bool),
+        flow: &Flow<'_>,
+        elsewhere: bool,
     ) -> Option<Target> {
         let this = self.fib.router();
         // The common case: one egress router, and it is this one.
@@ -123,16 +161,22 @@ impl Forwarder {
                 self.local_class(class)
             };
         }
-        let alive = |member: &Member| match member.router == this {
-            true => !elsewhere && self.local_class(class).is_some(),
-            false => self.routes.reaches(member.router),
-        };
+        let alive = |member: &Member| self.serves_class(member, class, elsewhere);
         match self.pick_router(members, flow, alive) {
             Some(router) if router == this => self.local_class(class),
             Some(router) => Some(Target::Router(router)),
             // The table does not name this router, or names nobody alive.
             None if !elsewhere => self.local_class(class),
             None => None,
+        }
+    }
+
+    /// Is there somebody at this router, and a way to it?
+    #[inline]
+    fn serves_class(&self, member: &Member, class: (u32, Label, bool), elsewhere: bool) -> bool {
+        match member.router == self.fib.router() {
+            true => !elsewhere && self.local_class(class).is_some(),
+            false => self.routes.reaches(member.router),
         }
     }
 
@@ -157,6 +201,7 @@ impl Forwarder {
         tenant: u32,
         requested: Label,
         flow: &Flow<'_>,
+        seen: &mut impl Observe,
     ) -> Option<Target> {
         let asker = Asker::Source(source);
         let mut label = requested;
@@ -170,9 +215,11 @@ impl Forwarder {
                     // Another source's policy may say otherwise.
                     flow.depends();
                 }
+                seen.of(owner, label);
                 if self.may_match(asker, (owner, label), (tenant, requested)) {
                     return Some(target);
                 }
+                seen.members(self.denied_here(target));
             }
             label = label.parent()?;
         }
@@ -227,9 +274,18 @@ impl Forwarder {
         policy: Option<&Policy>,
         requested: Label,
         flow: &Flow<'_>,
+        seen: &mut impl Observe,
     ) -> Result<Target, DropReason> {
         let agent = requested.any_instance();
+        seen.of(0, agent);
         let view = self.fib.agent_view(agent);
+        let wanted = requested.instance();
+        let asked = move |member: &Member| wanted == 0 || member.instance == wanted;
+        let candidates = || {
+            let members = view.as_ref().map_or(&[][..], |v| v.members.as_slice());
+            let members = members.iter().filter(move |member| asked(member));
+            members.map(move |member| (member, Candidate::instance(agent, member)))
+        };
         if let Some(policy) = policy {
             let tenant = match &view {
                 Some(view) => view.tenant,
@@ -241,6 +297,7 @@ impl Forwarder {
                 }
             };
             if !self.fib.allows_agent(policy, tenant, agent) {
+                seen.members(candidates().map(|(_, member)| (member, Verdict::Denied)));
                 return Err(DropReason::PolicyDenied);
             }
             if requested.is_instance()
@@ -250,9 +307,8 @@ impl Forwarder {
             }
         }
         let this = self.fib.router();
-        let wanted = requested.instance();
         let alive = |member: &Member| {
-            (wanted == 0 || member.instance == wanted)
+            asked(member)
                 && match member.router == this {
                     true => policy.is_some() && self.instance_here(agent, member).is_some(),
                     false => self.routes.reaches(member.router),
@@ -272,6 +328,10 @@ impl Forwarder {
             // An instance stands once in its agent's entry.
             _ => members.iter().position(alive),
         };
+        seen.members(candidates().map(|(member, candidate)| {
+            let chosen = found.is_some_and(|at| members[at].instance == member.instance);
+            (candidate, Verdict::of(alive(member), chosen))
+        }));
         match found {
             Some(at) if members[at].router == this => {
                 let peer = self.instance_here(agent, &members[at]);
@@ -279,7 +339,7 @@ impl Forwarder {
             }
             Some(at) => Ok(Target::Router(members[at].router)),
             None if policy.is_some() => {
-                let peer = self.agent_here(requested, flow);
+                let peer = self.agent_here(requested, flow, seen);
                 let known = view.is_some() || self.fib.identity_of(agent).is_some();
                 let reason = if known {
                     DropReason::Unreachable
@@ -298,11 +358,17 @@ impl Forwarder {
     }
 
     /// An attached instance of the agent, or the very instance asked for.
-    pub(super) fn agent_here(&self, requested: Label, flow: &Flow<'_>) -> Option<PeerIdx> {
+    pub(super) fn agent_here(
+        &self,
+        requested: Label,
+        flow: &Flow<'_>,
+        seen: &mut impl Observe,
+    ) -> Option<PeerIdx> {
+        seen.of(0, requested.any_instance());
         if requested.is_instance() {
             return self.local.instance(requested);
         }
-        self.choose(self.local.agent(requested)?, flow)
+        self.choose(self.local.agent(requested)?, flow, seen)
     }
 }
 
@@ -355,8 +421,23 @@ impl Forwarder {
     }
 
     /// One of several attached instances.
+    #[inline(always)]
+    pub(super) fn choose(
+        &self,
+        several: &Several,
+        flow: &Flow<'_>,
+        seen: &mut impl Observe,
+    ) -> Option<PeerIdx> {
+        let chosen = self.preferred(several, flow);
+        seen.members(several.members().iter().map(|member| {
+            let candidate = Candidate::member(self, member);
+            (candidate, Verdict::of(true, chosen == Some(member.peer)))
+        }));
+        chosen
+    }
+
     #[inline(never)]
-    pub(super) fn choose(&self, several: &Several, flow: &Flow<'_>) -> Option<PeerIdx> {
+    fn preferred(&self, several: &Several, flow: &Flow<'_>) -> Option<PeerIdx> {
         let load = |member: &LocalMember| self.load(member.peer, flow.class);
         if let Some(seats) = several.seats() {
             let first = seats.choose(flow.hash()).map(PeerIdx);

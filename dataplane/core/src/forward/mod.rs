@@ -11,6 +11,7 @@ mod attach;
 mod config;
 mod decide;
 mod egress;
+mod explain;
 mod handover;
 mod lanes;
 mod local;
@@ -26,6 +27,7 @@ mod send;
 mod tests;
 
 pub use config::ForwarderConfig;
+pub use explain::{Considered, Destination, Explanation, Forwarded, NextHop, Outcome, Verdict};
 pub use handover::{Handover, Pressure};
 
 use std::collections::VecDeque;

@@ -10,6 +10,7 @@ use caplane_wire::{
 
 use super::decide::hops_left;
 use super::egress::Run;
+use super::explain::{Candidate, Observe, Verdict};
 use super::lanes::Origin;
 use super::peers::PeerIdx;
 use super::{Carrier, Forwarder};
@@ -19,17 +20,35 @@ use crate::{DropReason, Now};
 /// Copies of one message and where they go; kept between messages for its allocations.
 #[derive(Default)]
 pub(super) struct Fanout {
-    here: Vec<PeerIdx>,
-    routers: Vec<(Label, PeerIdx)>,
+    pub here: Vec<PeerIdx>,
+    /// Egress router and next hop.
+    pub routers: Vec<(Label, PeerIdx)>,
     /// Copies whose router cannot be reached, or whose hop limit is used up.
-    unreachable: u64,
-    hopless: u64,
+    pub unreachable: u64,
+    pub hopless: u64,
 }
 
 impl Fanout {
-    fn copies(&self) -> u64 {
+    pub fn copies(&self) -> u64 {
         (self.here.len() + self.routers.len()) as u64 + self.unreachable + self.hopless
     }
+}
+
+/// What the copy for another router says besides what all copies share.
+pub(super) fn write_copy(head: &mut [u8; HEADER_LEN], router: Label, hops: u8) {
+    let mut header = Header::new_unchecked(head);
+    header.set_label(router);
+    header.set_hop_limit(hops.saturating_sub(1));
+}
+
+/// What all copies share.
+pub(super) fn write_shared<T: AsRef<[u8]> + AsMut<[u8]>>(
+    header: &mut Header<T>,
+    class: TrafficClass,
+) {
+    header.set_class(class);
+    let group = header.requested_label();
+    header.set_label(group);
 }
 
 /// What messages have in common whose copies go to the same members.
@@ -120,7 +139,7 @@ impl Forwarder {
         let header = Header::new_unchecked(head);
         let hops = header.hop_limit();
         let mut fanout = core::mem::take(&mut self.fanout);
-        self.find_members(&header, copies.routers, &mut fanout);
+        self.find_members(&header, copies.routers, &mut fanout, &mut ());
         if fanout.copies() == 0 {
             self.refuse_run(now, from, copies, &run);
             self.fanout = fanout;
@@ -146,9 +165,7 @@ impl Forwarder {
         for (router, hop) in &fanout.routers {
             let mut head = [0; HEADER_LEN];
             head.copy_from_slice(&shared[..HEADER_LEN]);
-            let mut header = Header::new_unchecked(&mut head);
-            header.set_label(*router);
-            header.set_hop_limit(hops.saturating_sub(1));
+            write_copy(&mut head, *router, hops);
             let body = shared.slice(HEADER_LEN..);
             self.send_copy(now, *hop, copies.class, Some(&head), body, 1, origin);
         }
@@ -163,9 +180,7 @@ impl Forwarder {
         {
             let mut header = Header::new_unchecked(message);
             self.counters.priority_capped += u64::from(copies.class != header.class());
-            header.set_class(copies.class);
-            let group = header.requested_label();
-            header.set_label(group);
+            write_shared(&mut header, copies.class);
             rest = behind;
         }
     }
@@ -182,7 +197,13 @@ impl Forwarder {
         }
     }
 
-    fn find_members<T: AsRef<[u8]>>(&self, header: &Header<T>, routers: bool, fanout: &mut Fanout) {
+    pub(super) fn find_members<T: AsRef<[u8]>>(
+        &self,
+        header: &Header<T>,
+        routers: bool,
+        fanout: &mut Fanout,
+        seen: &mut impl Observe,
+    ) {
         let (group, source) = (header.requested_label(), header.source_label());
         fanout.here.clear();
         fanout.routers.clear();
@@ -193,6 +214,9 @@ impl Forwarder {
         fanout
             .here
             .extend(here.filter(|peer| Some(*peer) != sender));
+        seen.of(0, group);
+        let chosen = |peer: &PeerIdx| (Candidate::here(self, *peer), Verdict::Chosen);
+        seen.members(fanout.here.iter().map(chosen));
         if !routers {
             return;
         }
@@ -202,11 +226,21 @@ impl Forwarder {
         let flow = mix_pair(header.flow(), u64::from(source.bits()));
         let members = view.members.as_slice().iter();
         for member in members.filter(|member| member.router != self.fib.router()) {
-            match self.routes.next_hop(member.router, || flow, None) {
-                None => fanout.unreachable += 1,
-                Some(_) if hops_left(header.hop_limit()).is_none() => fanout.hopless += 1,
-                Some(hop) => fanout.routers.push((member.router, hop)),
-            }
+            let verdict = match self.routes.next_hop(member.router, || flow, None) {
+                None => {
+                    fanout.unreachable += 1;
+                    Verdict::Dead
+                }
+                Some(_) if hops_left(header.hop_limit()).is_none() => {
+                    fanout.hopless += 1;
+                    Verdict::HopLimit
+                }
+                Some(hop) => {
+                    fanout.routers.push((member.router, hop));
+                    Verdict::Chosen
+                }
+            };
+            seen.members(core::iter::once_with(|| (Candidate::at(member), verdict)));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Every rule of the forwarder that one router, or one beside another, can show.
 
 mod bed;
+mod explain;
 mod groups;
 mod handover;
 mod ingress;

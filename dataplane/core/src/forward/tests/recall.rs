@@ -30,7 +30,7 @@ fn entries() -> Vec<Entry> {
     entries
 }
 
-fn bed_with(decisions_remembered: usize) -> Bed {
+pub(super) fn bed_with(decisions_remembered: usize) -> Bed {
     let config = ForwarderConfig {
         decisions_remembered,
         ..ForwarderConfig::default()
@@ -234,7 +234,7 @@ fn messages_from_other_routers_follow_the_instances_too() {
 
 /// What happens to both forwarders alike.
 #[derive(Clone, Debug)]
-enum Event {
+pub(super) enum Event {
     Send {
         slot: u32,
         to: &'static str,
@@ -253,9 +253,37 @@ enum Event {
     Policy(u32, Vec<u32>),
 }
 
+impl Event {
+    /// What is sent.
+    pub(super) fn message(&self) -> Option<Message> {
+        let Event::Send {
+            slot,
+            to,
+            label: label_text,
+            flow,
+            flags,
+            tenant,
+            hops,
+        } = self
+        else {
+            return None;
+        };
+        Some(message(agent(*slot % 100, 1), to).set(|header| {
+            header.flow = *flow;
+            header.flags = caplane_wire::Flags::from_bits(*flags);
+            header.tenant = *tenant;
+            header.hop_limit = *hops;
+            if *slot > 100 {
+                header.source_label = agent(30, 1);
+                header.label = label(label_text);
+            }
+        }))
+    }
+}
+
 const CLASSES: [&str; 4] = ["class:7", "class:7.1", "class:7.2", "class:7.1.1"];
 
-fn event() -> impl Strategy<Value = Event> {
+pub(super) fn event() -> impl Strategy<Value = Event> {
     let to = prop::sample::select(vec![
         "class:7",
         "class:7.1",
@@ -296,28 +324,12 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn happen(bed: &mut Bed, event: &Event) {
+pub(super) fn happen(bed: &mut Bed, event: &Event) {
     match event {
-        Event::Send {
-            slot,
-            to,
-            label: label_text,
-            flow,
-            flags,
-            tenant,
-            hops,
-        } => {
-            let message = message(agent(*slot % 100, 1), to).set(|header| {
-                header.flow = *flow;
-                header.flags = caplane_wire::Flags::from_bits(*flags);
-                header.tenant = *tenant;
-                header.hop_limit = *hops;
-                if *slot > 100 {
-                    header.source_label = agent(30, 1);
-                    header.label = label(label_text);
-                }
-            });
-            bed.send(*slot, &message);
+        Event::Send { slot, .. } => {
+            if let Some(message) = event.message() {
+                bed.send(*slot, &message);
+            }
         }
         Event::Attach(number) => {
             if bed.forwarder.peers.find(peer(*number)).is_none() {
