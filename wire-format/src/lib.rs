@@ -59,7 +59,7 @@ pub use extension::{Extension, ExtensionError, Extensions, KnownExtensions};
 pub use flags::Flags;
 pub use framing::{BulkLength, FrameError, Messages, check_class, message_len};
 pub use header::{Header, HeaderError, HeaderRepr, Kind};
-pub use identity::{PeerName, PeerNameError};
+pub use identity::{Aic, PeerName, PeerNameError};
 pub use label::{Label, LabelError, LabelKind, ParseLabelError};
 pub use notice::{Notice, NoticeCode, NoticeError};
 pub use preface::{Preface, PrefaceError, StreamKind};
