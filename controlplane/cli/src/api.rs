@@ -15,6 +15,10 @@ use tonic::{Code, Status};
 
 use crate::pki::CONTROLLER_DNS;
 
+mod details;
+
+pub use details::Details;
+
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for one answer.
@@ -55,6 +59,8 @@ pub enum ApiError {
         code: Code,
         /// The controller's words.
         message: String,
+        /// The same as data.
+        details: Details,
     },
     /// The controller answered with something that makes no sense.
     #[error("the controller's answer to {call} lacks {missing}; are both of the same version?")]
@@ -89,11 +95,23 @@ fn remedy(code: Code) -> &'static str {
     }
 }
 
+/// How a [`Api::write`] is done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// Change nothing, tell what would be.
+    pub dry_run: bool,
+    /// Compare and set: ABORTED when a Write changed something after this generation.
+    pub expected_generation: Option<u64>,
+    /// The same request with the same key is done once; empty = each is done.
+    pub idempotency_key: String,
+}
+
 /// A connection to one controller.
 #[derive(Debug, Clone)]
 pub struct Api {
     client: NorthboundClient<Channel>,
     address: String,
+    options: WriteOptions,
 }
 
 impl Api {
@@ -125,7 +143,14 @@ impl Api {
         Ok(Self {
             client,
             address: address.to_owned(),
+            options: WriteOptions::default(),
         })
+    }
+
+    /// The same, writing in this way from now on.
+    #[must_use]
+    pub fn with_options(self, options: WriteOptions) -> Self {
+        Self { options, ..self }
     }
 
     /// "host:port" of the controller.
@@ -151,11 +176,19 @@ impl Api {
                 }),
             })
             .collect();
-        let answer = self
-            .client
-            .clone()
-            .write(v1::WriteRequest { updates })
-            .await;
+        let WriteOptions {
+            dry_run,
+            expected_generation,
+            idempotency_key,
+        } = self.options.clone();
+        let request = v1::WriteRequest {
+            updates,
+            dry_run,
+            expected_generation,
+            idempotency_key,
+            ..v1::WriteRequest::default()
+        };
+        let answer = self.client.clone().write(request).await;
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| self.refused(&status))
@@ -166,12 +199,20 @@ impl Api {
     /// # Errors
     /// [`ApiError`].
     pub async fn write_one(&self, kind: UpdateType, entity: Kind) -> Result<Written, ApiError> {
-        let answer = self.write([(kind, entity)]).await?;
-        let entity = answer
-            .entities
-            .into_iter()
-            .next()
-            .and_then(|entity| entity.entity);
+        self.write_first([(kind, entity)]).await
+    }
+
+    /// Applies a batch; returns what the controller made of the first entity.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn write_first(
+        &self,
+        updates: impl IntoIterator<Item = (UpdateType, Kind)>,
+    ) -> Result<Written, ApiError> {
+        let answer = self.write(updates).await?;
+        let first = answer.entities.into_iter().next();
+        let entity = first.and_then(|entity| entity.entity);
         let entity = entity.ok_or(ApiError::Nonsense {
             call: "Write",
             missing: "the entity written",
@@ -179,6 +220,8 @@ impl Api {
         Ok(Written {
             entity,
             generation: answer.generation,
+            dry_run: self.options.dry_run.then_some(answer.diff),
+            repeated: answer.repeated_request,
         })
     }
 
@@ -203,12 +246,12 @@ impl Api {
         }
     }
 
-    /// Deletes one entity by its key fields; returns the generation without it.
+    /// Deletes one entity by its key fields.
     ///
     /// # Errors
     /// [`ApiError`]; NOT_FOUND when it is not there.
-    pub async fn delete(&self, entity: Kind) -> Result<u64, ApiError> {
-        Ok(self.write([(UpdateType::Delete, entity)]).await?.generation)
+    pub async fn delete(&self, entity: Kind) -> Result<Written, ApiError> {
+        self.write_one(UpdateType::Delete, entity).await
     }
 
     /// All entities of a kind, or the one with `key` when that is not empty.
@@ -317,6 +360,7 @@ impl Api {
             None => ApiError::Refused {
                 code: status.code(),
                 message: status.message().to_owned(),
+                details: Details::of(status),
             },
         }
     }
@@ -327,8 +371,12 @@ impl Api {
 pub struct Written {
     /// The entity, with what the controller decided.
     pub entity: Kind,
-    /// The generation that holds it.
+    /// The generation that holds it; of a dry run, the one it was tried on.
     pub generation: u64,
+    /// Of a dry run: how routers' tables would differ.
+    pub dry_run: Option<Vec<v1::RouterDiff>>,
+    /// It had been done before, by a request with the same idempotency key.
+    pub repeated: bool,
 }
 
 /// What was read.

@@ -12,6 +12,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::failure::EXIT_CODES;
 use crate::settings::{Settings, default_state};
 
+mod write;
+
+pub use write::WriteArguments;
+
 const EXAMPLES: &str = "\
 Try it on one machine:
   caplane up                                  a controller, two routers, agents, traffic
@@ -63,9 +67,12 @@ pub struct Global {
     /// Root certificates (PEM), instead of the state folder's
     #[arg(long, global = true, value_name = "FILE")]
     pub roots: Option<PathBuf>,
-    /// Print JSON with a "schema" field instead of text
+    /// Print JSON with a "schema" field instead of text, errors too
     #[arg(long, global = true)]
     pub json: bool,
+    /// How it is written.
+    #[command(flatten)]
+    pub write: WriteArguments,
 }
 
 impl Global {
@@ -79,6 +86,7 @@ impl Global {
             chain: self.chain.clone(),
             key: self.key.clone(),
             roots: self.roots.clone(),
+            write: self.write.options(),
         }
     }
 }

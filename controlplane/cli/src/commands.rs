@@ -2,8 +2,9 @@
 
 use caplane_client::Label;
 
+use crate::api::WriteOptions;
 use crate::arguments::{Cli, Command};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::settings::Settings;
 
 mod agents;
@@ -14,6 +15,7 @@ mod messages;
 mod overrides;
 mod policy;
 mod topology;
+mod written;
 
 /// Does what the command line asks.
 ///
@@ -22,6 +24,10 @@ mod topology;
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     let settings = cli.global.settings();
     let json = cli.global.json;
+    if settings.write != WriteOptions::default() && !cli.command.writes() {
+        let text = "this command changes nothing; leave --dry-run, --expect-generation and --idempotency-key out";
+        return Err(Failure::new(Exit::Usage, text));
+    }
     let output = match cli.command {
         Command::Agent(command) => agents::run(&settings, command).await?,
         Command::Class(command) => classes::run(&settings, command).await?,

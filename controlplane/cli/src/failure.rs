@@ -2,10 +2,12 @@
 //! script sees it.
 
 use caplane_client::{AttachError, Fault, NoticeCode, ResolveError, SendError};
+use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::api::ApiError;
+use crate::api::{ApiError, Details};
 use crate::fabric::FabricError;
+use crate::output::clean;
 use crate::pki::PkiError;
 
 /// Exit codes. Stable: scripts rely on them.
@@ -28,6 +30,8 @@ pub enum Exit {
     Undelivered = 7,
     /// `caplane up --once` saw a message lost, changed, doubled or out of order.
     CheckFailed = 8,
+    /// Somebody else wrote first (`--expect-generation`).
+    Conflict = 9,
 }
 
 /// The table of exit codes, for `--help`.
@@ -41,7 +45,8 @@ Exit codes:
   5  this identity may not do this
   6  a controller or router could not be reached, or did not answer in time
   7  a message was not delivered, or not answered
-  8  `up --once` saw a message lost, changed, doubled or out of order";
+  8  `up --once` saw a message lost, changed, doubled or out of order
+  9  somebody else wrote first (--expect-generation)";
 
 /// An error of a command: what failed, on what, what to do; and its exit code.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +56,8 @@ pub struct Failure {
     pub exit: Exit,
     /// For people.
     pub text: String,
+    /// What the controller said as data, if it did.
+    pub details: Details,
 }
 
 impl Failure {
@@ -60,8 +67,48 @@ impl Failure {
         Self {
             exit,
             text: text.into(),
+            details: Details::default(),
         }
     }
+
+    /// For programs: an object of the form "caplane.error/1".
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let faults = self.details.faults.iter().map(|fault| {
+            json!({
+                "field": fault.field, "value": fault.value, "reason": fault.reason,
+                "remedy": fault.remedy, "accepted": fault.accepted,
+                "update_index": fault.update_index,
+            })
+        });
+        json!({
+            "schema": "caplane.error/1", "exit": self.exit as u8, "error": self.text,
+            "faulty": self.details.faulty, "faults": faults.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// What of the details the message does not say: values that would be accepted, further faulty updates.
+fn more(details: &Details) -> String {
+    let mut text = String::new();
+    for (i, fault) in details.faults.iter().enumerate() {
+        if i > 0 {
+            let (field, value) = (&fault.field, &fault.value);
+            let line = format!("{field} \"{value}\": {}; {}", fault.reason, fault.remedy);
+            text.push_str(&format!("\n  also {}", clean(&line)));
+        }
+        if !fault.accepted.is_empty() {
+            text.push_str(&format!(
+                "\n  accepted: {}",
+                clean(&fault.accepted.join(", "))
+            ));
+        }
+    }
+    let untold = details.faulty.saturating_sub(details.faults.len());
+    if untold > 0 {
+        text.push_str(&format!("\n  and {untold} more faulty updates"));
+    }
+    text
 }
 
 impl From<ApiError> for Failure {
@@ -72,9 +119,18 @@ impl From<ApiError> for Failure {
             Code::PermissionDenied | Code::Unauthenticated => Exit::NotAllowed,
             Code::Unavailable | Code::DeadlineExceeded => Exit::Unreachable,
             Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => Exit::Usage,
+            Code::Aborted => Exit::Conflict,
             _ => Exit::Failed,
         };
-        Self::new(exit, error.to_string())
+        let text = error.to_string();
+        match error {
+            ApiError::Refused { details, .. } => Self {
+                exit,
+                text: text + &more(&details),
+                details,
+            },
+            _ => Self::new(exit, text),
+        }
     }
 }
 
@@ -158,6 +214,7 @@ mod tests {
             Exit::Unreachable,
             Exit::Undelivered,
             Exit::CheckFailed,
+            Exit::Conflict,
         ] {
             assert!(
                 EXIT_CODES.contains(&format!("\n  {}  ", exit as u8)),
@@ -172,6 +229,7 @@ mod tests {
             Failure::from(ApiError::Refused {
                 code,
                 message: "m".into(),
+                details: Details::default(),
             })
             .exit
         };
@@ -180,10 +238,42 @@ mod tests {
         assert_eq!(refused(Code::PermissionDenied), Exit::NotAllowed);
         assert_eq!(refused(Code::InvalidArgument), Exit::Usage);
         assert_eq!(refused(Code::Internal), Exit::Failed);
+        assert_eq!(refused(Code::Aborted), Exit::Conflict);
         let away = ApiError::Unreachable {
             address: "a:1".into(),
             cause: "c".into(),
         };
         assert_eq!(Failure::from(away).exit, Exit::Unreachable);
+    }
+    #[test]
+    fn what_would_be_accepted_is_told_to_people_and_programs() {
+        let fault = |index, accepted: &[&str]| caplane_proto::v1::ErrorDetail {
+            field: format!("updates[{index}].tenant.name"),
+            value: "a b".into(),
+            reason: "is no name".into(),
+            remedy: "use another".into(),
+            accepted: accepted.iter().map(|text| (*text).to_owned()).collect(),
+            update_index: Some(index),
+        };
+        let failure = Failure::from(ApiError::Refused {
+            code: Code::InvalidArgument,
+            message: "m".into(),
+            details: Details {
+                faults: vec![fault(0, &["x", "y"]), fault(4, &[])],
+                faulty: 3,
+            },
+        });
+        assert_eq!(
+            failure.to_string(),
+            "the controller refused: m\n  accepted: x, y\n  also updates[4].tenant.name \"a b\": is no name; use another\n  and 1 more faulty updates"
+        );
+        let json = failure.json();
+        assert_eq!(json["schema"], "caplane.error/1");
+        assert_eq!(
+            (json["exit"].as_u64(), json["faulty"].as_u64()),
+            (Some(2), Some(3))
+        );
+        assert_eq!(json["faults"][0]["accepted"][1], "y");
+        assert_eq!(json["faults"][1]["update_index"], 4);
     }
 }

@@ -23,10 +23,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let json = cli.global.json;
     match runtime.block_on(caplane::commands::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("caplane: {failure}");
+            if json {
+                eprintln!("{:#}", failure.json());
+            } else {
+                eprintln!("caplane: {failure}");
+            }
             ExitCode::from(failure.exit as u8)
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use caplane_client::{Credentials, TrustBundle};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Api, ApiCredentials};
+use crate::api::{Api, ApiCredentials, WriteOptions};
 use crate::failure::{Exit, Failure};
 use crate::pki::{CA_FILE, PemFiles, TRUST_DOMAIN};
 
@@ -46,6 +46,8 @@ pub struct Settings {
     pub key: Option<PathBuf>,
     /// Roots instead of the state folder's.
     pub roots: Option<PathBuf>,
+    /// How commands write.
+    pub write: WriteOptions,
 }
 
 /// The state folder when none is given: `$XDG_STATE_HOME/caplane`, else `~/.local/state/caplane`.
@@ -102,7 +104,8 @@ impl Settings {
             key_pem: read(&files.key)?,
             roots_pem: read(&self.roots_path())?,
         };
-        Ok(Api::connect(&address, &credentials).await?)
+        let api = Api::connect(&address, &credentials).await?;
+        Ok(api.with_options(self.write.clone()))
     }
 
     /// Credentials of the agent `name`, for attaching to a router.

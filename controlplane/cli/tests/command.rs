@@ -681,3 +681,84 @@ async fn programs_stop_and_come_back_at_their_addresses() {
         .to_string();
     assert_eq!(error, "r7: is no child of this fabric");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_tried_compared_and_repeated_without_harm() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let _fabric = fabric(state).await;
+    let card = write(state, "card.json", CARD);
+    let register = ["agent", "register", "--name", "teller", "--card", &card];
+    let tried = json(
+        state,
+        &[&register[..], &["--dry-run"]].concat(),
+        "caplane.agent/1",
+    );
+    assert_eq!(tried["dry_run"], true);
+    assert_eq!(tried["diff"][0]["router"], "", "the same at every router");
+    let entries = tried["diff"][0]["entries"].as_array().expect("spelt out");
+    let uri = "spiffe://caplane.local/tenant/shared/agent/teller";
+    assert_eq!(entries[0]["entry"], format!("identity {uri}"));
+    assert_eq!(entries[0]["before"], Value::Null);
+    assert_eq!(entries[0]["after"]["uri"], uri);
+    refused(state, &["agent", "show", uri], 3);
+
+    let added = json(state, &["tenant", "add", "t1"], "caplane.tenant/1");
+    let generation = added["generation"].to_string();
+    let expecting = ["--expect-generation", &generation];
+    json(
+        state,
+        &[&["tenant", "add", "t2"][..], &expecting].concat(),
+        "caplane.tenant/1",
+    );
+    let told = refused(
+        state,
+        &[&["tenant", "add", "t3"][..], &expecting].concat(),
+        9,
+    );
+    assert!(
+        told.contains("a Write changed something in generation"),
+        "{told}"
+    );
+
+    let once = ["tenant", "add", "t4", "--idempotency-key", "k"];
+    let first = json(state, &once, "caplane.tenant/1");
+    let again = json(state, &once, "caplane.tenant/1");
+    assert_eq!(again["repeated_request"], true);
+    assert_eq!(again["generation"], first["generation"]);
+    let output = caplane(state, &once);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("by an earlier request with this key"),
+        "{text}"
+    );
+
+    let output = caplane(state, &["tenant", "remove", "t4", "--dry-run"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("nothing was changed"), "{text}");
+    let told = refused(state, &["tenant", "list", "--dry-run"], 2);
+    assert!(told.contains("changes nothing"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_say_what_would_be_accepted() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let _fabric = fabric(state).await;
+    let add = ["link", "add", "r1", "r9"];
+    let told = refused(state, &add, 3);
+    assert!(told.contains("\n  accepted: r1, r2\n"), "{told}");
+    let output = caplane(state, &[&add[..], &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(3));
+    assert!(output.stdout.is_empty(), "results only");
+    let error: Value = serde_json::from_slice(&output.stderr).expect("one JSON object");
+    assert_eq!(error["schema"], "caplane.error/1");
+    assert_eq!(error["exit"], 3);
+    assert_eq!(error["faults"][0]["field"], "updates[0].link.b");
+    assert_eq!(error["faults"][0]["value"], "r9");
+    assert_eq!(
+        error["faults"][0]["accepted"],
+        serde_json::json!(["r1", "r2"])
+    );
+    assert_eq!(error["faults"][0]["update_index"], 0);
+}

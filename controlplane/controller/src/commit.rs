@@ -21,16 +21,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::change::Refusal;
 use crate::knowledge::Knowledge;
-use crate::rib::Rib;
+use crate::rib::{Mark, Rib, Touched};
 use crate::store::{Batch, Store, StoreError};
 use crate::tables::{EntryChange, Tables};
 
 mod open;
+mod rehearse;
 
 #[cfg(test)]
 mod tests;
 
 pub use open::OpenError;
+pub use rehearse::{Difference, Rehearsed};
 
 /// Changes stored together at most. One change of 10,000 updates is one of them, so a group is
 /// bounded by 32 MiB x this in theory and by who is waiting in practice.
@@ -72,6 +74,61 @@ pub struct Transaction<'a> {
     pub verdicts: Vec<(Label, RefusedAttachment)>,
     /// Another name for the store, when its generations can no longer be told from others.
     pub store_id: Option<String>,
+}
+
+/// A place in a transaction to come back to.
+struct Savepoint {
+    mark: Mark,
+    intent_generation: u64,
+    touched: Touched,
+    cards: usize,
+    verdicts: usize,
+    store_id: Option<String>,
+}
+
+impl Transaction<'_> {
+    /// Does something that leaves no trace when it is refused.
+    ///
+    /// # Errors
+    /// As `work`.
+    pub fn attempt<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let before = self.savepoint();
+        let outcome = work(self);
+        match outcome {
+            Ok(_) => self.keep(before),
+            Err(_) => self.undo(before),
+        }
+        outcome
+    }
+
+    fn savepoint(&mut self) -> Savepoint {
+        Savepoint {
+            mark: self.rib.mark(),
+            intent_generation: self.rib.intent_generation(),
+            // Set aside, so that what an undone change touched can be told from what was touched before it.
+            touched: self.rib.take_touched(),
+            cards: self.cards.len(),
+            verdicts: self.verdicts.len(),
+            store_id: self.store_id.clone(),
+        }
+    }
+
+    fn keep(&mut self, before: Savepoint) {
+        self.rib.put_back_touched(before.touched);
+    }
+
+    fn undo(&mut self, before: Savepoint) {
+        self.rib.rollback(before.mark);
+        self.rib.take_touched();
+        self.rib.put_back_touched(before.touched);
+        self.rib.set_intent_generation(before.intent_generation);
+        self.cards.truncate(before.cards);
+        self.verdicts.truncate(before.verdicts);
+        self.store_id = before.store_id;
+    }
 }
 
 /// A change that is durable.
@@ -119,9 +176,18 @@ pub struct Committer {
 /// What is done with verdicts once they are durable.
 pub type Deliver = Box<dyn Fn(Vec<(Label, RefusedAttachment)>) + Send>;
 
+/// What a change did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Applied {
+    /// It is to be stored.
+    Held,
+    /// It was refused, or only rehearsed: nothing of it may stay.
+    Undone,
+}
+
 trait Pending: Send {
-    /// Applies the change; false = it was refused and is to be undone.
-    fn apply(&mut self, transaction: &mut Transaction<'_>) -> bool;
+    /// Applies the change, beside the tables in force before it.
+    fn apply(&mut self, transaction: &mut Transaction<'_>, tables: &Tables) -> Applied;
     /// Answers whoever asked.
     fn answer(self: Box<Self>, outcome: &Result<u64, String>);
 }
@@ -137,11 +203,14 @@ where
     F: FnOnce(&mut Transaction<'_>) -> Result<T, Refusal> + Send,
     T: Send,
 {
-    fn apply(&mut self, transaction: &mut Transaction<'_>) -> bool {
+    fn apply(&mut self, transaction: &mut Transaction<'_>, _: &Tables) -> Applied {
         if let Some(work) = self.work.take() {
             self.result = Some(work(transaction));
         }
-        matches!(self.result, Some(Ok(_)))
+        match self.result {
+            Some(Ok(_)) => Applied::Held,
+            _ => Applied::Undone,
+        }
     }
 
     fn answer(self: Box<Self>, outcome: &Result<u64, String>) {
@@ -194,9 +263,13 @@ impl Committer {
             result: None,
             reply,
         };
-        // A closed queue drops the change and its reply with it: the receipt says Stopped.
-        let _ = self.queue.send(Box::new(change)).await;
+        self.queue(Box::new(change)).await;
         Receipt(receipt)
+    }
+
+    async fn queue(&self, change: Box<dyn Pending>) {
+        // A closed queue drops the change and its reply with it: the receipt says Stopped.
+        let _ = self.queue.send(change).await;
     }
 
     /// Submits a change and waits until it is durable.
@@ -310,9 +383,10 @@ fn run(state: &State, mut waiting: mpsc::Receiver<Box<dyn Pending>>, deliver: &D
 
 /// Applies, stores and publishes one group.
 fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
-    let before = state.tables().generation();
     let mut rib = state.rib_mut();
-    let start = rib.mark();
+    let tables = state.tables();
+    let before = tables.generation();
+    let (start, intent_before) = (rib.mark(), rib.intent_generation());
     let mut transaction = Transaction {
         rib: &mut rib,
         generation: before + 1,
@@ -322,7 +396,7 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
         store_id: None,
     };
     for change in &mut group {
-        apply(change.as_mut(), &mut transaction);
+        apply(change.as_mut(), &mut transaction, &tables);
     }
     let Transaction {
         generation,
@@ -333,15 +407,15 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
     } = transaction;
     if !rib.changed_since(start) && cards.is_empty() && store_id.is_none() {
         rib.take_touched();
-        drop(rib);
+        drop((rib, tables));
         deliver(verdicts);
         return answer(group, &Ok(before));
     }
     let touched = rib.take_touched();
-    let tables = state.tables();
     let changes = crate::compile::changes(&rib, &touched, &tables);
     let batch = Batch {
         generation,
+        intent_generation: rib.intent_generation(),
         objects: rib.changes(),
         cards,
         changed: changes.iter().map(|(key, _)| key.clone()).collect(),
@@ -369,6 +443,7 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
             rib.rollback(start);
             rib.take_touched();
             rib.set_generation(before);
+            rib.set_intent_generation(intent_before);
             drop(rib);
             state
                 .committed
@@ -379,13 +454,11 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
 }
 
 /// Applies one change, or leaves no trace of it.
-fn apply(change: &mut dyn Pending, transaction: &mut Transaction<'_>) {
-    let mark = transaction.rib.mark();
-    let (cards, verdicts) = (transaction.cards.len(), transaction.verdicts.len());
-    if !change.apply(transaction) {
-        transaction.rib.rollback(mark);
-        transaction.cards.truncate(cards);
-        transaction.verdicts.truncate(verdicts);
+fn apply(change: &mut dyn Pending, transaction: &mut Transaction<'_>, tables: &Tables) {
+    let before = transaction.savepoint();
+    match change.apply(transaction, tables) {
+        Applied::Held => transaction.keep(before),
+        Applied::Undone => transaction.undo(before),
     }
 }
 

@@ -203,6 +203,40 @@ pub struct AttachmentRecord {
     pub since_unix_ms: u64,
 }
 
+/// A Write that held, remembered so that it is not done twice.
+#[derive(Clone, PartialEq, Message)]
+pub struct RequestRecord {
+    /// Certificate URI of the caller.
+    #[prost(string, tag = "1")]
+    pub caller: String,
+    /// The idempotency key it chose.
+    #[prost(string, tag = "2")]
+    pub key: String,
+    /// SHA-256 of the request.
+    #[prost(bytes = "vec", tag = "3")]
+    pub digest: Vec<u8>,
+    /// The generation that holds it.
+    #[prost(uint64, tag = "4")]
+    pub generation: u64,
+    /// When it is forgotten, in milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "5")]
+    pub end_unix_ms: u64,
+    /// Updates that were refused.
+    #[prost(message, repeated, tag = "6")]
+    pub refused: Vec<RefusedUpdate>,
+}
+
+/// One update of a [`RequestRecord`] that was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct RefusedUpdate {
+    /// Its place.
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    /// The gRPC code it was answered with.
+    #[prost(int32, tag = "2")]
+    pub code: i32,
+}
+
 /// The next number to hand out of one kind.
 #[derive(Clone, PartialEq, Message)]
 pub struct CounterRecord {
@@ -263,6 +297,8 @@ pub enum ObjectKey {
     Group(String),
     /// Label bits.
     Attachment(u32),
+    /// Caller, idempotency key.
+    Request(String, String),
 }
 
 /// One object of the desired state.
@@ -288,6 +324,8 @@ pub enum Object {
     Group(GroupRecord),
     /// See [`AttachmentRecord`].
     Attachment(AttachmentRecord),
+    /// See [`RequestRecord`].
+    Request(Arc<RequestRecord>),
 }
 
 /// A stored value that this program cannot read.
@@ -315,6 +353,7 @@ impl ObjectKey {
             Self::Permission(..) => 8,
             Self::Group(_) => 9,
             Self::Attachment(_) => 10,
+            Self::Request(..) => 12,
         }
     }
 
@@ -332,7 +371,7 @@ impl ObjectKey {
             Self::Tenant(name) | Self::Agent(name) | Self::Router(name) | Self::Group(name) => {
                 text(&mut out, name);
             }
-            Self::Grant(a, b) | Self::Override(a, b) | Self::Link(a, b) => {
+            Self::Grant(a, b) | Self::Override(a, b) | Self::Link(a, b) | Self::Request(a, b) => {
                 text(&mut out, a);
                 text(&mut out, b);
             }
@@ -364,6 +403,7 @@ impl Object {
             Self::Permission(r) => ObjectKey::Permission(r.from, r.to, r.class_path.clone()),
             Self::Group(r) => ObjectKey::Group(r.name.clone()),
             Self::Attachment(r) => ObjectKey::Attachment(r.label),
+            Self::Request(r) => ObjectKey::Request(r.caller.clone(), r.key.clone()),
         }
     }
 
@@ -381,6 +421,7 @@ impl Object {
             Self::Permission(r) => r.encode_to_vec(),
             Self::Group(r) => r.encode_to_vec(),
             Self::Attachment(r) => r.encode_to_vec(),
+            Self::Request(r) => r.encode_to_vec(),
         }
     }
 
@@ -413,6 +454,7 @@ impl Object {
             8 => Self::Permission(read(tag, value)?),
             9 => Self::Group(read(tag, value)?),
             10 => Self::Attachment(read(tag, value)?),
+            12 => Self::Request(Arc::new(read(tag, value)?)),
             _ => return Err(refuse("the kind is unknown".into())),
         };
         match object.number_out_of_range() {
@@ -428,7 +470,11 @@ impl Object {
         };
         let tenant = |number: u32| (number > CounterKind::Tenant.largest()).then_some(number);
         match self {
-            Self::Counter(_) | Self::Grant(_) | Self::Override(_) | Self::Link(_) => None,
+            Self::Counter(_)
+            | Self::Grant(_)
+            | Self::Override(_)
+            | Self::Link(_)
+            | Self::Request(_) => None,
             Self::Tenant(r) => tenant(r.id),
             Self::Permission(r) => tenant(r.from).or(tenant(r.to)),
             Self::Agent(r) => check(CounterKind::Agent, r.number).or(tenant(r.tenant)),

@@ -68,7 +68,8 @@ pub fn resolve(
                 "",
                 "is not set",
                 "set path, agent_id or text",
-            ));
+            )
+            .accepting(["path", "agent_id", "text"]));
         }
     };
     candidates.truncate(limit);
@@ -84,7 +85,8 @@ fn bounded<'a>(field: &str, text: &'a str) -> Result<&'a str, Refusal> {
             text,
             format!("has {} bytes", text.len()),
             format!("give 1 to {TEXT_BYTES_MAX} bytes"),
-        ));
+        )
+        .accepting([format!("1..={TEXT_BYTES_MAX} bytes")]));
     }
     Ok(text)
 }

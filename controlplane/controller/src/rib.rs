@@ -25,6 +25,7 @@ use crate::tables::TableKey;
 mod allocate;
 mod lookup;
 mod members;
+mod requests;
 
 pub use allocate::Exhausted;
 pub use lookup::Membership;
@@ -49,6 +50,15 @@ impl Touched {
         self.keys.is_empty() && !self.topology
     }
 
+    /// These and those; costs what the smaller set costs.
+    fn join(&mut self, mut other: Self) {
+        if other.keys.len() > self.keys.len() {
+            std::mem::swap(&mut self.keys, &mut other.keys);
+        }
+        self.keys.extend(other.keys);
+        self.topology |= other.topology;
+    }
+
     fn shared(&mut self, key: EntryKey) {
         self.keys.insert(TableKey::Shared(key));
     }
@@ -62,6 +72,7 @@ pub struct Mark(usize);
 #[derive(Debug)]
 pub struct Rib {
     generation: u64,
+    intent_generation: u64,
     tenants: BTreeMap<String, TenantRecord>,
     tenant_names: BTreeMap<u32, String>,
     agents: BTreeMap<String, Arc<AgentRecord>>,
@@ -86,6 +97,7 @@ pub struct Rib {
     members: members::MemberIndex,
     /// Agents whose registration ends, by time.
     leases: BTreeSet<(u64, String)>,
+    requests: requests::RequestIndex,
     touched: Touched,
     journal: Vec<(ObjectKey, Option<Object>)>,
 }
@@ -102,6 +114,7 @@ impl Rib {
     pub fn new() -> Self {
         let mut rib = Self {
             generation: 0,
+            intent_generation: 0,
             tenants: BTreeMap::new(),
             tenant_names: BTreeMap::new(),
             agents: BTreeMap::new(),
@@ -124,6 +137,7 @@ impl Rib {
             counters: BTreeMap::new(),
             members: members::MemberIndex::default(),
             leases: BTreeSet::new(),
+            requests: requests::RequestIndex::default(),
             touched: Touched::default(),
             journal: Vec::new(),
         };
@@ -159,6 +173,17 @@ impl Rib {
     /// Says which generation the changes made so far belong to.
     pub fn set_generation(&mut self, generation: u64) {
         self.generation = generation;
+    }
+
+    /// The newest generation in which somebody's word changed something: a Write, not what routers report or time ends.
+    #[must_use]
+    pub fn intent_generation(&self) -> u64 {
+        self.intent_generation
+    }
+
+    /// Says which generation that is.
+    pub fn set_intent_generation(&mut self, generation: u64) {
+        self.intent_generation = generation;
     }
 
     /// Sets one object, new or not.
@@ -216,6 +241,17 @@ impl Rib {
         std::mem::take(&mut self.touched)
     }
 
+    /// The same, without forgetting them.
+    #[must_use]
+    pub fn touched(&self) -> &Touched {
+        &self.touched
+    }
+
+    /// Remembers entries as touched that [`take_touched`](Self::take_touched) told of before.
+    pub fn put_back_touched(&mut self, touched: Touched) {
+        self.touched.join(touched);
+    }
+
     /// Sets or removes one object and answers what was there.
     fn assign(&mut self, key: ObjectKey, new: Option<Object>) -> Option<Object> {
         match (key, new) {
@@ -256,6 +292,13 @@ impl Rib {
             }
             (ObjectKey::Group(name), new) => self.assign_group(name, new),
             (ObjectKey::Attachment(label), new) => self.assign_attachment(label, new),
+            (ObjectKey::Request(caller, key), new) => {
+                let new = match new {
+                    Some(Object::Request(record)) => Some(record),
+                    _ => None,
+                };
+                self.requests.assign(caller, key, new).map(Object::Request)
+            }
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Stored {
     pub store_id: String,
     /// The newest generation; 0 = nothing was ever committed.
     pub generation: u64,
+    /// The newest generation in which a Write changed something.
+    pub intent_generation: u64,
     /// The oldest generation that a difference can start from.
     pub floor: u64,
     /// What the entries were compiled by.
@@ -47,6 +49,8 @@ pub struct Epoch {
 pub struct Batch {
     /// The generation it makes.
     pub generation: u64,
+    /// The newest generation in which a Write changed something.
+    pub intent_generation: u64,
     /// Objects set, or removed (`None`).
     pub objects: Vec<(ObjectKey, Option<Object>)>,
     /// Cards set, or removed (`None`), by agent number.

@@ -10,10 +10,10 @@ use caplane_proto::v1::entity::Entity as Body;
 use caplane_proto::v1::update::Type;
 use caplane_wire::Label;
 
-use crate::change::{Refusal, parse, write};
+use crate::change::{Atomicity, Checked, Refusal, parse, write};
 use crate::commit::Transaction;
 use crate::knowledge::Knowledge;
-use crate::record::{Object, ObjectKey};
+use crate::record::{CounterKind, Object, ObjectKey};
 use crate::rib::Rib;
 use crate::store::{Batch, Store, StoreError, Stored};
 use crate::tables::LogRow;
@@ -163,7 +163,6 @@ pub(crate) fn change<T>(
     now_unix_ms: u64,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Refusal>,
 ) -> Result<(T, Vec<(Label, v1::RefusedAttachment)>), Refusal> {
-    let mark = rib.mark();
     let generation = rib.generation() + 1;
     let mut tx = Transaction {
         rib,
@@ -173,24 +172,98 @@ pub(crate) fn change<T>(
         verdicts: Vec::new(),
         store_id: None,
     };
-    let outcome = work(&mut tx);
+    let value = tx.attempt(work)?;
     let verdicts = tx.verdicts;
-    match outcome {
-        Ok(value) => {
-            rib.set_generation(generation);
-            Ok((value, verdicts))
-        }
-        Err(refusal) => {
-            rib.rollback(mark);
-            Err(refusal)
-        }
-    }
+    rib.set_generation(generation);
+    Ok((value, verdicts))
 }
 
 /// Applies northbound updates to `rib`.
 pub(crate) fn apply(rib: &mut Rib, updates: &[v1::Update]) -> Result<(), Refusal> {
-    let parsed = parse::batch(&knowledge(), updates)?;
-    change(rib, 1_000, |tx| write::batch(tx, &parsed)).map(|_| ())
+    let parsed = checked(updates)?;
+    change(rib, 1_000, |tx| {
+        write::batch(tx, &parsed, Atomicity::AllOrNone)
+    })
+    .map(|_| ())
+}
+
+/// Northbound updates, checked in themselves.
+pub(crate) fn checked(updates: &[v1::Update]) -> Result<Vec<Checked>, Refusal> {
+    parse::batch(&knowledge(), updates)
+}
+
+pub(crate) const AGENTS: [&str; 4] = ["a", "b", "c", "d"];
+pub(crate) const ROUTERS: [&str; 4] = ["r1", "r2", "r3", "r4"];
+const CLASSES: [&str; 5] = [
+    "*",
+    "travel",
+    "travel/hotels",
+    "travel/hotels/book_hotel",
+    "finance/currency_conversion",
+];
+const TENANTS: [&str; 3] = ["", "t1", "t2"];
+
+/// Any update, sensible or not, from dice.
+pub(crate) fn any_update(dice: [usize; 6]) -> v1::Update {
+    let [kind, action, one, two, three, _] = dice;
+    let agent_name = AGENTS[one % AGENTS.len()];
+    let body = match kind % 8 {
+        0 => {
+            let skills: &[&str] = [&["book_hotel"][..], &["find_hotel", "flights"], &[]][two % 3];
+            agent(agent_name, TENANTS[three % 3], skills)
+        }
+        1 => grant(agent_name, CLASSES[two % CLASSES.len()]),
+        2 => router(ROUTERS[one % ROUTERS.len()]),
+        3 => link(
+            ROUTERS[one % ROUTERS.len()],
+            ROUTERS[two % ROUTERS.len()],
+            (three % 3) as u32,
+        ),
+        4 => tenant(TENANTS[1 + one % 2]),
+        5 => permission(
+            TENANTS[one % 3],
+            TENANTS[1 + two % 2],
+            ["", "travel"][three % 2],
+        ),
+        6 => group("g", TENANTS[one % 3], &AGENTS[..two % 4]),
+        _ => Body::Override(v1::SkillOverride {
+            agent_uri: agent_uri(agent_name),
+            skill_id: ["book_hotel", "flights"][two % 2].into(),
+            class_path: CLASSES[1 + three % 4].into(),
+        }),
+    };
+    match action % 4 {
+        0 | 1 => insert(body),
+        2 => modify(body),
+        _ => delete(body),
+    }
+}
+
+/// Everything a store would hold.
+pub(crate) fn objects(rib: &Rib) -> Vec<Object> {
+    let mut out: Vec<Object> = rib.agents_after("").cloned().map(Object::Agent).collect();
+    out.extend(rib.tenants_after("").cloned().map(Object::Tenant));
+    out.extend(rib.grants_after("", "").cloned().map(Object::Grant));
+    out.extend(rib.overrides_after("", "").cloned().map(Object::Override));
+    out.extend(rib.routers_after("").cloned().map(Object::Router));
+    out.extend(rib.links_after("", "").cloned().map(Object::Link));
+    out.extend(rib.permissions_after(None).cloned().map(Object::Permission));
+    out.extend(rib.groups_after("").cloned().map(Object::Group));
+    for agent in rib.agents_after("") {
+        out.extend(rib.instances(agent.number).cloned().map(Object::Attachment));
+    }
+    let kinds = [
+        CounterKind::Agent,
+        CounterKind::Router,
+        CounterKind::Group,
+        CounterKind::Tenant,
+    ];
+    out.extend(
+        kinds
+            .iter()
+            .filter_map(|kind| rib.object(&ObjectKey::Counter(*kind))),
+    );
+    out
 }
 
 /// A store in memory: what is committed stays, also across [`State`](crate::commit::State)s.
@@ -205,6 +278,7 @@ pub(crate) struct MemoryStore {
 struct Content {
     store_id: Option<String>,
     generation: u64,
+    intent_generation: u64,
     floor: u64,
     epoch: crate::store::Epoch,
     objects: BTreeMap<ObjectKey, Object>,
@@ -218,6 +292,7 @@ impl Store for MemoryStore {
         Ok(Stored {
             store_id: content.store_id.clone().unwrap_or("memory".into()),
             generation: content.generation,
+            intent_generation: content.intent_generation,
             floor: content.floor,
             epoch: content.epoch.clone(),
             objects: content.objects.values().cloned().collect(),
@@ -237,6 +312,7 @@ impl Store for MemoryStore {
         let mut content = self.content.lock().expect("not poisoned");
         assert!(batch.generation > content.generation, "generations rise");
         content.generation = batch.generation;
+        content.intent_generation = batch.intent_generation;
         content.floor = batch.floor;
         if batch.store_id.is_some() {
             content.store_id.clone_from(&batch.store_id);

@@ -6,7 +6,7 @@ use caplane_proto::v1::read_request::Kind as ReadKind;
 use caplane_proto::v1::update::Type as UpdateType;
 use serde_json::{Value, json};
 
-use super::{agent_uri, label};
+use super::{agent_uri, label, written};
 use crate::api::{Api, ApiError, Written};
 use crate::arguments::{AgentCommand, RegisterArguments};
 use crate::failure::{Exit, Failure};
@@ -32,13 +32,10 @@ pub(super) async fn run(settings: &Settings, command: AgentCommand) -> Result<Ou
                 uri: uri.clone(),
                 ..Default::default()
             };
-            let generation = settings.api().await?.delete(Kind::Agent(key)).await?;
-            let text = format!("withdrawn: {uri} (generation {generation})\n");
-            Ok(Output::new(
-                "caplane.withdrawn/1",
-                json!({ "uri": uri, "generation": generation }),
-                text,
-            ))
+            let written = settings.api().await?.delete(Kind::Agent(key)).await?;
+            let text = format!("withdrawn: {uri} {}\n", written::place(&written));
+            let json = json!({ "uri": uri });
+            Ok(written::output("caplane.withdrawn/1", &written, json, text))
         }
     }
 }
@@ -64,19 +61,22 @@ async fn register(settings: &Settings, arguments: RegisterArguments) -> Result<O
     };
     let api = settings.api().await?;
     let written = write(&api, agent, arguments.replace, !arguments.no_grant).await?;
-    let Kind::Agent(agent) = written.entity else {
+    let Kind::Agent(agent) = &written.entity else {
         return Err(ApiError::Nonsense {
             call: "Write",
             missing: "the agent written",
         }
         .into());
     };
-    let mut text = describe(&agent);
+    let mut text = describe(agent);
+    if written.dry_run.is_some() || written.repeated {
+        text.push_str(&format!("{}\n", written::place(&written)));
+    }
     if agent.skills.iter().any(|skill| skill.class_path.is_empty()) {
         text.push_str("\nA skill waits: `caplane class find TEXT` shows classes, `caplane override add URI SKILL CLASS` puts it in one.\n");
     }
-    let json = json!({ "agent": as_json(&agent), "generation": written.generation });
-    Ok(Output::new("caplane.agent/1", json, text))
+    let json = json!({ "agent": as_json(agent) });
+    Ok(written::output("caplane.agent/1", &written, json, text))
 }
 
 /// Registers an agent and, when asked to, grants what its skills are classified as. One that is replaced keeps the grants
@@ -107,18 +107,7 @@ async fn write(
         };
         updates.push((UpdateType::Insert, Kind::Grant(grant)));
     }
-    api.write(updates).await?;
-    // Read again: the answer to the agent's update does not know the grant behind it.
-    let read = api.read(ReadKind::Agent, &uri).await?;
-    let entity = read.entities.into_iter().next();
-    let entity = entity.ok_or(ApiError::Nonsense {
-        call: "Read",
-        missing: "the agent written",
-    })?;
-    Ok(Written {
-        entity,
-        generation: read.generation,
-    })
+    api.write_first(updates).await
 }
 
 async fn list(settings: &Settings) -> Result<Output, Failure> {

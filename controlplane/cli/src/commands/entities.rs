@@ -4,6 +4,7 @@ use caplane_proto::v1::entity::Entity as Kind;
 use caplane_proto::v1::read_request::Kind as ReadKind;
 use serde_json::{Value, json};
 
+use super::written;
 use crate::failure::Failure;
 use crate::output::{Output, Table};
 use crate::settings::Settings;
@@ -14,11 +15,13 @@ pub(super) async fn add(
     noun: &str,
     what: &str,
 ) -> Result<Output, Failure> {
-    let generation = settings.api().await?.insert(entity).await?.generation;
-    let text = format!("added: {noun} {what} (generation {generation})\n");
-    Ok(Output::new(
+    let written = settings.api().await?.insert(entity).await?;
+    let text = format!("added: {noun} {what} {}\n", written::place(&written));
+    let json = json!({ "added": what });
+    Ok(written::output(
         &format!("caplane.{noun}/1"),
-        json!({ "added": what, "generation": generation }),
+        &written,
+        json,
         text,
     ))
 }
@@ -29,11 +32,13 @@ pub(super) async fn remove(
     noun: &str,
     what: &str,
 ) -> Result<Output, Failure> {
-    let generation = settings.api().await?.delete(key).await?;
-    let text = format!("removed: {noun} {what} (generation {generation})\n");
-    Ok(Output::new(
+    let written = settings.api().await?.delete(key).await?;
+    let text = format!("removed: {noun} {what} {}\n", written::place(&written));
+    let json = json!({ "removed": what });
+    Ok(written::output(
         &format!("caplane.{noun}/1"),
-        json!({ "removed": what, "generation": generation }),
+        &written,
+        json,
         text,
     ))
 }

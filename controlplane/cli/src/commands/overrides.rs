@@ -6,7 +6,7 @@ use caplane_proto::v1::read_request::Kind as ReadKind;
 use serde_json::{Value, json};
 
 use super::entities::{list, remove};
-use super::label;
+use super::{label, written};
 use crate::api::{Api, ApiError, Written};
 use crate::arguments::{GroupCommand, OverrideCommand};
 use crate::failure::Failure;
@@ -30,16 +30,16 @@ pub(super) async fn overrides(
                 class_path: class,
             });
             let written = put(&settings.api().await?, told, replace).await?;
-            let Kind::Override(told) = written.entity else {
+            let Kind::Override(told) = &written.entity else {
                 return Err(not_there("the override written").into());
             };
-            let generation = written.generation;
+            let place = written::place(&written);
             let text = format!(
-                "added: override {} of {} -> {} (generation {generation})\n",
+                "added: override {} of {} -> {} {place}\n",
                 told.skill_id, told.agent_uri, told.class_path
             );
-            let json = json!({ "override": override_json(&told), "generation": generation });
-            Ok(Output::new("caplane.override/1", json, text))
+            let json = json!({ "override": override_json(told) });
+            Ok(written::output("caplane.override/1", &written, json, text))
         }
         OverrideCommand::Remove { agent, skill } => {
             let what = format!("{skill} of {agent}");
@@ -87,18 +87,18 @@ pub(super) async fn groups(settings: &Settings, command: GroupCommand) -> Result
                 label: 0,
             });
             let written = put(&settings.api().await?, group, replace).await?;
-            let Kind::Group(group) = written.entity else {
+            let Kind::Group(group) = &written.entity else {
                 return Err(not_there("the group written").into());
             };
-            let generation = written.generation;
             let text = format!(
-                "added: group {} {} of {} agents (generation {generation})\n",
+                "added: group {} {} of {} agents {}\n",
                 group.name,
                 label(group.label),
-                group.agent_uris.len()
+                group.agent_uris.len(),
+                written::place(&written)
             );
-            let json = json!({ "group": group_json(&group), "generation": generation });
-            Ok(Output::new("caplane.group/1", json, text))
+            let json = json!({ "group": group_json(group) });
+            Ok(written::output("caplane.group/1", &written, json, text))
         }
         GroupCommand::Remove { name } => {
             let key = v1::Group {

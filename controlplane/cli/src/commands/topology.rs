@@ -5,7 +5,7 @@ use caplane_proto::v1::entity::Entity as Kind;
 use caplane_proto::v1::read_request::Kind as ReadKind;
 use serde_json::{Value, json};
 
-use super::label;
+use super::{label, written};
 use crate::arguments::{LinkCommand, RouterCommand};
 use crate::failure::Failure;
 use crate::output::{Output, Table};
@@ -29,12 +29,10 @@ pub(super) async fn routers(
                 ..Default::default()
             };
             let written = settings.api().await?.insert(Kind::Router(router)).await?;
-            let text = format!(
-                "registered: router {name} as {uri} (generation {})\n",
-                written.generation
-            );
-            let json = json!({ "name": name, "uri": uri, "generation": written.generation });
-            Ok(Output::new("caplane.router/1", json, text))
+            let place = written::place(&written);
+            let text = format!("registered: router {name} as {uri} {place}\n");
+            let json = json!({ "name": name, "uri": uri });
+            Ok(written::output("caplane.router/1", &written, json, text))
         }
     }
 }
@@ -113,10 +111,11 @@ pub(super) async fn links(settings: &Settings, command: LinkCommand) -> Result<O
                 b: b.clone(),
                 cost,
             };
-            let generation = api.insert(Kind::Link(link)).await?.generation;
-            let text = format!("linked: {a} - {b} at cost {cost} (generation {generation})\n");
-            let json = json!({ "a": a, "b": b, "cost": cost, "generation": generation });
-            Ok(Output::new("caplane.link/1", json, text))
+            let written = api.insert(Kind::Link(link)).await?;
+            let place = written::place(&written);
+            let text = format!("linked: {a} - {b} at cost {cost} {place}\n");
+            let json = json!({ "a": a, "b": b, "cost": cost });
+            Ok(written::output("caplane.link/1", &written, json, text))
         }
         LinkCommand::Remove { a, b } => {
             let link = v1::Link {
@@ -124,13 +123,10 @@ pub(super) async fn links(settings: &Settings, command: LinkCommand) -> Result<O
                 b: b.clone(),
                 cost: 0,
             };
-            let generation = api.delete(Kind::Link(link)).await?;
-            let text = format!("removed: link {a} - {b} (generation {generation})\n");
-            Ok(Output::new(
-                "caplane.link/1",
-                json!({ "a": a, "b": b, "generation": generation }),
-                text,
-            ))
+            let written = api.delete(Kind::Link(link)).await?;
+            let text = format!("removed: link {a} - {b} {}\n", written::place(&written));
+            let json = json!({ "a": a, "b": b });
+            Ok(written::output("caplane.link/1", &written, json, text))
         }
         LinkCommand::List => {
             let read = api.read(ReadKind::Link, "").await?;

@@ -1,5 +1,7 @@
 //! Northbound updates, checked in themselves: everything that can be refused without the state.
 
+use std::cell::Cell;
+
 use caplane_proto::v1;
 use caplane_proto::v1::entity::Entity as Body;
 use caplane_proto::v1::update::Type;
@@ -18,6 +20,10 @@ pub const GROUP_AGENTS_MAX: usize = 10_000;
 pub const NAME_BYTES_MAX: usize = 64;
 /// Weight of an agent that says none.
 pub const WEIGHT_DEFAULT: u32 = 100;
+/// Classes named to somebody who named one that is not there.
+const NEAREST_MAX: usize = 5;
+/// Searches for them in one batch: a search costs, and a batch may be wrong all over.
+const SEARCHES_MAX: usize = 16;
 /// Largest weight and link cost.
 pub const WEIGHT_MAX: u32 = 65_535;
 
@@ -115,7 +121,7 @@ pub enum Target {
 }
 
 /// An agent, as it is to be.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct AgentSpec {
     /// Certificate URI.
     pub uri: String,
@@ -137,11 +143,14 @@ pub struct AgentSpec {
     pub skills: Vec<SkillRecord>,
 }
 
-/// Checks a whole batch.
+/// An update, or why it can never be one: its field begins with `updates[i]`.
+pub type Checked = Result<Update, Refusal>;
+
+/// Checks a whole batch, each update for itself.
 ///
 /// # Errors
-/// The first refusal, its field beginning with `updates[i]`.
-pub fn batch(knowledge: &Knowledge, updates: &[v1::Update]) -> Result<Vec<Update>, Refusal> {
+/// It has no updates, or too many.
+pub fn batch(knowledge: &Knowledge, updates: &[v1::Update]) -> Result<Vec<Checked>, Refusal> {
     if updates.is_empty() || updates.len() > UPDATES_MAX {
         return Err(Refusal::new(
             Fault::Invalid,
@@ -149,18 +158,21 @@ pub fn batch(knowledge: &Knowledge, updates: &[v1::Update]) -> Result<Vec<Update
             updates.len(),
             format!("a batch has 1 to {UPDATES_MAX} updates"),
             "split it, or leave the call out",
-        ));
+        )
+        .accepting([format!("1..={UPDATES_MAX}")]));
     }
-    updates
-        .iter()
-        .enumerate()
-        .map(|(i, update)| {
-            one(knowledge, update).map_err(|refusal| refusal.within(&format!("updates[{i}]")))
-        })
-        .collect()
+    let searches = Cell::new(SEARCHES_MAX);
+    let check = |(i, update): (usize, &v1::Update)| {
+        one(knowledge, &searches, update).map_err(|refusal: Refusal| refusal.of_update(i))
+    };
+    Ok(updates.iter().enumerate().map(check).collect())
 }
 
-fn one(knowledge: &Knowledge, update: &v1::Update) -> Result<Update, Refusal> {
+fn one(
+    knowledge: &Knowledge,
+    searches: &Cell<usize>,
+    update: &v1::Update,
+) -> Result<Update, Refusal> {
     let action = match update.r#type() {
         Type::Insert => Action::Insert,
         Type::Modify => Action::Modify,
@@ -171,7 +183,8 @@ fn one(knowledge: &Knowledge, update: &v1::Update) -> Result<Update, Refusal> {
                 update.r#type,
                 "says nothing",
                 "use INSERT, MODIFY or DELETE",
-            ));
+            )
+            .accepting(["INSERT", "MODIFY", "DELETE"]));
         }
     };
     let body = update.entity.as_ref().and_then(|e| e.entity.as_ref());
@@ -180,10 +193,15 @@ fn one(knowledge: &Knowledge, update: &v1::Update) -> Result<Update, Refusal> {
             "entity",
             "",
             "is not set",
-            "set one of agent, grant, router, link, tenant, permission, group, override",
-        ));
+            format!("set one of {}", KINDS.join(", ")),
+        )
+        .accepting(KINDS));
     };
-    let check = Check { knowledge, action };
+    let check = Check {
+        knowledge,
+        action,
+        searches,
+    };
     let (kind, target) = match body {
         Body::Agent(agent) => ("agent", check.agent(agent)),
         Body::Grant(grant) => ("grant", check.grant(grant)),
@@ -214,6 +232,8 @@ fn one(knowledge: &Knowledge, update: &v1::Update) -> Result<Update, Refusal> {
 struct Check<'a> {
     knowledge: &'a Knowledge,
     action: Action,
+    /// Searches that the batch may still make.
+    searches: &'a Cell<usize>,
 }
 
 impl Check<'_> {
@@ -224,18 +244,15 @@ impl Check<'_> {
     fn agent(&self, agent: &v1::Agent) -> Result<Target, Refusal> {
         let mut spec = AgentSpec {
             uri: uri("uri", &agent.uri)?,
-            card: Vec::new(),
-            tenant: tenant("tenant", &agent.tenant)?,
-            weight: weight("weight", agent.weight, WEIGHT_DEFAULT)?,
-            lease_seconds: agent.lease_seconds,
-            priority_max: agent.priority_max,
-            name: String::new(),
-            provider: String::new(),
-            skills: Vec::new(),
+            ..AgentSpec::default()
         };
         if self.deleting() {
             return Ok(Target::Agent(spec));
         }
+        spec.tenant = tenant("tenant", &agent.tenant)?;
+        spec.weight = weight("weight", agent.weight, WEIGHT_DEFAULT)?;
+        spec.lease_seconds = agent.lease_seconds;
+        spec.priority_max = agent.priority_max;
         if let Some(priority) = agent.priority_max
             && priority > 7
         {
@@ -244,7 +261,8 @@ impl Check<'_> {
                 priority,
                 "is no priority",
                 "use 0 to 7, or leave it out for 6",
-            ));
+            )
+            .accepting(["0..=7"]));
         }
         if !agent.card.is_empty() {
             let card = card(&agent.card)?;
@@ -268,7 +286,11 @@ impl Check<'_> {
         Ok(Target::Grant {
             agent: uri("agent_uri", &grant.agent_uri)?,
             class,
-            weight: weight("weight", grant.weight, 0)?,
+            weight: if self.deleting() {
+                0
+            } else {
+                weight("weight", grant.weight, 0)?
+            },
         })
     }
 
@@ -279,7 +301,8 @@ impl Check<'_> {
                 &told.skill_id,
                 format!("must have 1 to {} bytes", crate::card::NAME_BYTES_MAX),
                 "give the id as the agent's card has it",
-            ));
+            )
+            .accepting([format!("1..={} bytes", crate::card::NAME_BYTES_MAX)]));
         }
         let class = if self.deleting() {
             every_class()
@@ -315,7 +338,11 @@ impl Check<'_> {
             ));
         }
         let (a, b) = if a < b { (a, b) } else { (b, a) };
-        let cost = weight("cost", link.cost, 1)?;
+        let cost = if self.deleting() {
+            1
+        } else {
+            weight("cost", link.cost, 1)?
+        };
         Ok(Target::Link { a, b, cost })
     }
 
@@ -350,6 +377,13 @@ impl Check<'_> {
 
     fn group(&self, group: &v1::Group) -> Result<Target, Refusal> {
         let name = name("name", &group.name)?;
+        if self.deleting() {
+            return Ok(Target::Group {
+                name,
+                tenant: String::new(),
+                agents: Vec::new(),
+            });
+        }
         let tenant = tenant("tenant", &group.tenant)?;
         if group.agent_uris.len() > GROUP_AGENTS_MAX {
             return Err(Refusal::new(
@@ -358,7 +392,8 @@ impl Check<'_> {
                 group.agent_uris.len(),
                 format!("a group has at most {GROUP_AGENTS_MAX} members"),
                 "make several groups",
-            ));
+            )
+            .accepting([format!("0..={GROUP_AGENTS_MAX} members")]));
         }
         let mut agents = group
             .agent_uris
@@ -394,9 +429,43 @@ impl Check<'_> {
             text,
             "the taxonomy has no such class",
             "look for it with `caplane class find TEXT`, or list them with `caplane class list`",
-        ))
+        )
+        .accepting(self.nearest(text)))
+    }
+
+    /// Classes that may have been meant, best first.
+    fn nearest(&self, text: &str) -> Vec<String> {
+        let left = self.searches.get();
+        if left == 0 || text.len() > crate::taxonomy::PATH_BYTES_MAX {
+            return Vec::new();
+        }
+        self.searches.set(left - 1);
+        let words = text.replace(['/', '_'], " ");
+        let found = self.knowledge.classifier().find(&words, NEAREST_MAX);
+        found
+            .iter()
+            .map(|scored| self.knowledge.path(scored.label).to_owned())
+            .collect()
     }
 }
+
+/// Entities that a Write takes, by their fields of `Entity`.
+const KINDS: [&str; 8] = [
+    "agent",
+    "grant",
+    "router",
+    "link",
+    "tenant",
+    "permission",
+    "group",
+    "override",
+];
+
+/// What names are made of, as a regular expression.
+const NAME_FORM: &str = "[A-Za-z0-9._-]{1,64}";
+
+/// How identities are written.
+const URI_FORMS: [&str; 2] = ["spiffe://<trust-domain>/<path>", "acps://<AIC>"];
 
 fn every_class() -> ClassRef {
     ClassRef {
@@ -412,7 +481,8 @@ fn card(bytes: &[u8]) -> Result<AgentCard, Refusal> {
             format!("{} bytes", bytes.len()),
             format!("is larger than {CARD_BYTES_MAX} bytes"),
             "remove what is not needed to find the agent",
-        ));
+        )
+        .accepting([format!("0..={CARD_BYTES_MAX} bytes")]));
     }
     AgentCard::parse(bytes).map_err(|error| {
         invalid(
@@ -441,7 +511,8 @@ fn uri(field: &str, text: &str) -> Result<String, Refusal> {
             text,
             error.to_string(),
             "write spiffe://<trust-domain>/<path> or acps://<AIC>, as in the certificate",
-        )),
+        )
+        .accepting(URI_FORMS)),
     }
 }
 
@@ -453,7 +524,8 @@ fn name(field: &str, text: &str) -> Result<String, Refusal> {
             text,
             "is no name",
             format!("use 1 to {NAME_BYTES_MAX} characters of A-Z a-z 0-9 . _ -"),
-        ));
+        )
+        .accepting([NAME_FORM]));
     }
     Ok(text.to_owned())
 }
@@ -476,6 +548,7 @@ fn weight(field: &str, value: u32, default: u32) -> Result<u32, Refusal> {
             value,
             "is too large",
             format!("use 1 to {WEIGHT_MAX}, or 0 for the default"),
-        )),
+        )
+        .accepting([format!("0..={WEIGHT_MAX}")])),
     }
 }

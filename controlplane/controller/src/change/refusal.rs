@@ -1,4 +1,4 @@
-//! Why a change is refused: field, offending value, reason, remedy.
+//! Why a change is refused: field, offending value, reason, remedy, and what would be accepted.
 
 use std::fmt;
 
@@ -15,6 +15,8 @@ pub enum Fault {
     State,
     /// RESOURCE_EXHAUSTED: a bound is reached.
     Full,
+    /// ABORTED: somebody else was first.
+    Conflict,
 }
 
 /// A change that may not be.
@@ -30,10 +32,26 @@ pub struct Refusal {
     pub reason: String,
     /// What to do.
     pub remedy: String,
+    /// What else is known; apart, so that a result that holds a refusal stays small.
+    pub about: Box<About>,
+}
+
+/// What else is known of a refusal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// What would be accepted there: values or forms of them; empty where no list can say it.
+    pub accepted: Vec<String>,
+    /// Place in its batch of the update it is about.
+    pub update: Option<usize>,
+    /// The batch's other faulty updates, in order; each of them has none.
+    pub further: Vec<Refusal>,
 }
 
 /// Longest value repeated in a refusal, in characters.
 const VALUE_CHARS_MAX: usize = 120;
+
+/// Accepted values told at most.
+pub const ACCEPTED_MAX: usize = 16;
 
 impl Refusal {
     /// A refusal of a field.
@@ -45,18 +63,29 @@ impl Refusal {
         reason: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        let mut value = value.to_string();
-        if let Some((at, _)) = value.char_indices().nth(VALUE_CHARS_MAX) {
-            value.truncate(at);
-            value.push_str("...");
-        }
         Self {
             fault,
             field: field.to_owned(),
-            value,
+            value: shortened(value.to_string()),
             reason: reason.into(),
             remedy: remedy.into(),
+            about: Box::default(),
         }
+    }
+
+    /// The same, saying what would be accepted: the first [`ACCEPTED_MAX`] of these.
+    #[must_use]
+    pub fn accepting<T: Into<String>>(mut self, accepted: impl IntoIterator<Item = T>) -> Self {
+        let first = accepted.into_iter().take(ACCEPTED_MAX);
+        self.about.accepted = first.map(|text| shortened(text.into())).collect();
+        self
+    }
+
+    /// The same, of one update of a batch.
+    #[must_use]
+    pub fn of_update(mut self, index: usize) -> Self {
+        self.about.update = Some(index);
+        self.within(&format!("updates[{index}]"))
     }
 
     /// The same, inside of something larger.
@@ -65,6 +94,14 @@ impl Refusal {
         self.field = format!("{outer}.{}", self.field);
         self
     }
+}
+
+fn shortened(mut text: String) -> String {
+    if let Some((at, _)) = text.char_indices().nth(VALUE_CHARS_MAX) {
+        text.truncate(at);
+        text.push_str("...");
+    }
+    text
 }
 
 impl fmt::Display for Refusal {

@@ -6,8 +6,8 @@ use caplane_wire::Label;
 use super::*;
 use crate::rib::Rib;
 use crate::testbed::{
-    agent, agent_uri, apply, attachment, change, delete, grant, group, insert, link, modify,
-    permission, router, router_label, tenant,
+    agent, agent_uri, apply, attachment, change, checked, delete, grant, group, insert, link,
+    modify, permission, router, router_label, tenant,
 };
 
 fn refused(rib: &mut Rib, update: v1::Update) -> Refusal {
@@ -163,9 +163,11 @@ fn deleting_an_agent_takes_its_grants_and_closes_its_instances() {
         attach::report(tx, r1, std::slice::from_ref(&up), &[])
     })
     .expect("reported");
-    let parsed =
-        parse::batch(&crate::testbed::knowledge(), &[delete(agent("a", "", &[]))]).expect("good");
-    let ((), verdicts) = change(&mut rib, 1, |tx| write::batch(tx, &parsed)).expect("accepted");
+    let parsed = checked(&[delete(agent("a", "", &[]))]).expect("good");
+    let (_, verdicts) = change(&mut rib, 1, |tx| {
+        write::batch(tx, &parsed, Atomicity::AllOrNone)
+    })
+    .expect("accepted");
     assert_eq!(verdicts.len(), 1);
     assert_eq!(verdicts[0].0, r1);
     assert_eq!(verdicts[0].1.code(), ByeCode::Withdrawn);
@@ -356,4 +358,162 @@ fn an_override_moves_a_skill() {
     assert_eq!(classes(&rib), ["class:2"]);
     apply(&mut rib, &[delete(told)]).expect("accepted");
     assert_eq!(classes(&rib), ["class:1.1.1"]);
+}
+
+#[test]
+fn a_deletion_reads_the_key_only() {
+    let mut rib = fabric();
+    apply(&mut rib, &[insert(group("g", "t", &["a"]))]).expect("accepted");
+    let broken = v1::Agent {
+        uri: agent_uri("a"),
+        card: b"no card".to_vec(),
+        tenant: "no name".into(),
+        weight: 70_000,
+        priority_max: Some(9),
+        ..v1::Agent::default()
+    };
+    let heavy = v1::Grant {
+        agent_uri: agent_uri("a"),
+        class_path: "*".into(),
+        weight: 70_000,
+    };
+    let nobodys = v1::Group {
+        name: "g".into(),
+        tenant: "no name".into(),
+        agent_uris: vec!["nobody".into()],
+        label: 0,
+    };
+    let updates = [
+        delete(link("r1", "r2", 70_000)),
+        delete(Body::Grant(heavy)),
+        delete(Body::Group(nobodys)),
+        delete(Body::Agent(broken)),
+    ];
+    apply(&mut rib, &updates).expect("only the keys are read");
+    assert_eq!(rib.agent_count(), 0);
+}
+
+#[test]
+fn a_refused_batch_names_every_faulty_update() {
+    let mut rib = fabric();
+    rib.settle();
+    rib.take_touched();
+    let updates = [
+        insert(tenant("u")),
+        insert(router("no spaces")),
+        insert(agent("b", "u", &[])),
+        insert(tenant("t")),
+        insert(agent("c", "nowhere", &[])),
+    ];
+    let refusal = apply(&mut rib, &updates).expect_err("three are faulty");
+    let told: Vec<(Option<usize>, Fault)> = std::iter::once(&refusal)
+        .chain(&refusal.about.further)
+        .map(|refusal| (refusal.about.update, refusal.fault))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (Some(1), Fault::Invalid),
+            (Some(3), Fault::Exists),
+            (Some(4), Fault::Missing),
+        ]
+    );
+    assert_eq!(
+        refusal.about.further[1].about.accepted,
+        ["shared", "t", "u"],
+        "as it is at that place in the batch"
+    );
+    assert!(
+        rib.tenant("u").is_none() && rib.touched().is_empty(),
+        "no trace"
+    );
+    assert_eq!(rib.intent_generation(), 1);
+}
+
+#[test]
+fn refusals_say_what_would_be_accepted() {
+    let mut rib = fabric();
+    let mut accepted = |update| refused(&mut rib, update).about.accepted;
+    assert_eq!(
+        accepted(insert(grant("a", "travel/hotel")))
+            .first()
+            .map(String::as_str),
+        Some("travel/hotels"),
+        "the class that was meant, probably"
+    );
+    assert_eq!(accepted(insert(link("r1", "r9", 1))), ["r1", "r2"]);
+    assert_eq!(accepted(insert(link("r1", "r2", 70_000))), ["0..=65535"]);
+    assert_eq!(
+        accepted(insert(router("no spaces"))),
+        ["[A-Za-z0-9._-]{1,64}"]
+    );
+    assert_eq!(
+        accepted(v1::Update::default()),
+        ["INSERT", "MODIFY", "DELETE"]
+    );
+}
+
+fn request(caller: &str, key: &str, digest: u8) -> once::RequestName {
+    once::RequestName {
+        caller: caller.into(),
+        key: key.into(),
+        digest: [digest; 32],
+    }
+}
+
+fn remember(rib: &mut Rib, now: u64, name: once::RequestName) {
+    let ((), _) = change(rib, now, |tx| {
+        once::remember(tx, name, Vec::new());
+        Ok(())
+    })
+    .expect("remembered");
+}
+
+fn recalled(rib: &mut Rib, now: u64, name: &once::RequestName) -> Result<Option<u64>, Refusal> {
+    let known = change(rib, now, |tx| once::recall(tx, name))?;
+    Ok(known.0.map(|record| record.generation))
+}
+
+#[test]
+fn a_write_is_remembered_by_caller_and_key_for_a_day() {
+    let mut rib = Rib::new();
+    let name = request("ada", "k", 1);
+    remember(&mut rib, 1_000, name.clone());
+    let end = 1_000 + once::REMEMBERED_MS;
+    assert_eq!(recalled(&mut rib, end - 1, &name), Ok(Some(1)));
+    assert_eq!(
+        recalled(&mut rib, end - 1, &request("bob", "k", 2)),
+        Ok(None)
+    );
+    let refusal = recalled(&mut rib, end - 1, &request("ada", "k", 2)).expect_err("another");
+    assert_eq!(refusal.fault, Fault::Invalid);
+    assert!(
+        refusal.to_string().contains("generation 1 holds"),
+        "{refusal}"
+    );
+    assert_eq!(
+        recalled(&mut rib, end, &request("ada", "k", 2)),
+        Ok(None),
+        "a day later"
+    );
+    remember(&mut rib, end, request("bob", "other", 3));
+    assert_eq!(
+        rib.request_count(),
+        1,
+        "ended ones are forgotten by the way"
+    );
+    assert_eq!(rib.intent_generation(), 0, "remembering is nobody's word");
+}
+
+#[test]
+fn each_caller_has_so_many_and_the_oldest_falls_out() {
+    let mut rib = Rib::new();
+    remember(&mut rib, 1, request("bob", "k", 1));
+    for i in 0..=once::REQUESTS_OF_CALLER_MAX {
+        remember(&mut rib, 2 + i as u64, request("ada", &format!("k{i}"), 1));
+        rib.settle();
+    }
+    assert_eq!(rib.request_count_of("ada"), once::REQUESTS_OF_CALLER_MAX);
+    assert!(rib.request("ada", "k0").is_none() && rib.request("ada", "k1").is_some());
+    assert!(rib.request("bob", "k").is_some(), "others keep theirs");
 }

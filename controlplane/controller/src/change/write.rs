@@ -5,7 +5,7 @@ use std::sync::Arc;
 use caplane_proto::v1::ByeCode;
 
 use super::attach::withdraw_attachments;
-use super::{Action, AgentSpec, ClassRef, Fault, Refusal, Target, Update};
+use super::{ACCEPTED_MAX, Action, AgentSpec, Checked, ClassRef, Fault, Refusal, Target, Update};
 use crate::commit::Transaction;
 use crate::record::{
     AgentRecord, CounterKind, GrantRecord, GroupRecord, LinkRecord, Object, ObjectKey,
@@ -16,16 +16,78 @@ use crate::rib::{Exhausted, Rib};
 /// Grants of one identity: the table entry of an identity names them all.
 pub const GRANTS_MAX: usize = 256;
 
-/// Applies a batch in order.
+/// What a faulty update does to its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Atomicity {
+    /// It refuses the batch.
+    AllOrNone,
+    /// Nothing: the others hold.
+    ContinueOnError,
+}
+
+/// Applies a batch in order, and answers of each update why it was refused, if it was. Each is
+/// judged as if those before it that are faulty were not there.
 ///
 /// # Errors
-/// The first refusal, its field beginning with `updates[i]`. What was done before it is still
-/// there: the caller undoes it.
-pub fn batch(tx: &mut Transaction<'_>, updates: &[Update]) -> Result<(), Refusal> {
-    for (i, update) in updates.iter().enumerate() {
-        one(tx, update).map_err(|refusal| refusal.within(&format!("updates[{i}]")))?;
+/// With [`Atomicity::AllOrNone`]: the first refusal, with the others in [`About::further`]. What
+/// was done is still there: the caller undoes it.
+///
+/// [`About::further`]: super::About::further
+pub fn batch(
+    tx: &mut Transaction<'_>,
+    updates: &[Checked],
+    atomicity: Atomicity,
+) -> Result<Vec<Option<Refusal>>, Refusal> {
+    let start = tx.rib.mark();
+    let refusals: Vec<Option<Refusal>> = updates
+        .iter()
+        .enumerate()
+        .map(|(i, update)| match update {
+            Ok(update) => {
+                let outcome = tx.attempt(|tx| one(tx, update));
+                outcome.err().map(|refusal| refusal.of_update(i))
+            }
+            Err(refusal) => Some(refusal.clone()),
+        })
+        .collect();
+    if atomicity == Atomicity::AllOrNone {
+        let mut faulty = refusals.iter().flatten();
+        if let Some(first) = faulty.next() {
+            let mut first = first.clone();
+            first.about.further = faulty.cloned().collect();
+            return Err(first);
+        }
     }
-    Ok(())
+    if tx.rib.changed_since(start) {
+        tx.rib.set_intent_generation(tx.generation);
+    }
+    Ok(refusals)
+}
+
+/// Compare and set: refuses when a Write changed something after the generation that the caller knows.
+///
+/// # Errors
+/// [`Fault::Conflict`].
+pub fn compare(tx: &Transaction<'_>, expected: u64) -> Result<(), Refusal> {
+    // What is durable and what is not yet: the group under way will be `tx.generation`.
+    let (written, newest) = (tx.rib.intent_generation(), tx.generation - 1);
+    let reason = if expected < written {
+        format!("a Write changed something in generation {written}")
+    } else if expected > newest {
+        // A copy of an older store was put back: what the caller saw is gone.
+        format!("the newest generation is {newest}")
+    } else {
+        return Ok(());
+    };
+    let remedy = "read again, and decide anew";
+    let refusal = Refusal::new(
+        Fault::Conflict,
+        "expected_generation",
+        expected,
+        reason,
+        remedy,
+    );
+    Err(refusal.accepting([format!("{written}..={}", newest.max(written))]))
 }
 
 fn one(tx: &mut Transaction<'_>, update: &Update) -> Result<(), Refusal> {
@@ -95,6 +157,20 @@ fn full(field: &str, exhausted: Exhausted) -> Refusal {
     )
 }
 
+/// The first names of a list that may be long.
+fn some_of(names: &[&str]) -> String {
+    match names.get(..ACCEPTED_MAX) {
+        Some(first) if names.len() > ACCEPTED_MAX => {
+            format!(
+                "{} and {} more",
+                first.join(", "),
+                names.len() - ACCEPTED_MAX
+            )
+        }
+        _ => names.join(", "),
+    }
+}
+
 fn tenant_id(rib: &Rib, field: &str, name: &str) -> Result<u32, Refusal> {
     rib.tenant(name).map(|tenant| tenant.id).ok_or_else(|| {
         Refusal::new(
@@ -104,6 +180,7 @@ fn tenant_id(rib: &Rib, field: &str, name: &str) -> Result<u32, Refusal> {
             "there is no such tenant",
             "INSERT the tenant first; it may stand earlier in the same batch",
         )
+        .accepting(rib.tenants_after("").map(|tenant| tenant.name.as_str()))
     })
 }
 
@@ -238,8 +315,9 @@ fn skill_override(
             "skill_id",
             skill,
             "the agent's card has no such skill",
-            format!("its skills are: {}", ids.join(", ")),
-        ));
+            format!("its skills are: {}", some_of(&ids)),
+        )
+        .accepting(ids));
     }
     tx.rib.put(Object::Override(OverrideRecord {
         agent: agent.to_owned(),
@@ -260,7 +338,7 @@ fn router(tx: &mut Transaction<'_>, action: Action, name: &str, uri: &str) -> Re
                 Fault::State,
                 "name",
                 name,
-                format!("still has links to {}", links.join(", ")),
+                format!("still has links to {}", some_of(&links)),
                 "DELETE the links first; they may stand earlier in the same batch",
             ));
         }
@@ -325,7 +403,8 @@ fn link(
                 name,
                 "there is no such router",
                 "INSERT the router first; it may stand earlier in the same batch",
-            ));
+            )
+            .accepting(tx.rib.routers_after("").map(|router| router.name.as_str())));
         }
     }
     tx.rib.put(Object::Link(LinkRecord {

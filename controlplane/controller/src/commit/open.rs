@@ -37,12 +37,14 @@ impl State {
         let Stored {
             store_id,
             mut generation,
+            intent_generation,
             mut floor,
             epoch,
             objects,
             mut log,
         } = store.load()?;
         let mut rib = Rib::from_objects(objects, generation);
+        rib.set_intent_generation(intent_generation);
         if generation > 0 && epoch != *knowledge.epoch() {
             generation += 1;
             floor = generation;
@@ -58,6 +60,7 @@ impl State {
             rib.set_generation(generation);
             store.commit(&Batch {
                 generation,
+                intent_generation,
                 objects: rib.changes(),
                 floor,
                 epoch: Some(knowledge.epoch().clone()),

@@ -1,12 +1,17 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
+use caplane_core::fib::{Entry, EntryKey};
+
 use super::*;
-use crate::change::{parse, write};
+use crate::change::{Atomicity, Fault, attach, write};
 use crate::record::ObjectKey;
 use crate::store::RedbStore;
+use crate::tables::TableKey;
 use crate::taxonomy::Taxonomy;
 use crate::testbed::{
-    MemoryStore, TAXONOMY, agent, agent_uri, grant, insert, knowledge, router, tenant,
+    MemoryStore, TAXONOMY, agent, agent_uri, any_update, attachment, checked, grant, insert,
+    knowledge, objects, router, tenant,
 };
 
 fn open(store: &Arc<MemoryStore>) -> (Arc<State>, Committer) {
@@ -16,8 +21,10 @@ fn open(store: &Arc<MemoryStore>) -> (Arc<State>, Committer) {
 }
 
 async fn submit(committer: &Committer, updates: Vec<caplane_proto::v1::Update>) -> Receipt<()> {
-    let parsed = parse::batch(&knowledge(), &updates).expect("good");
-    committer.submit(move |tx| write::batch(tx, &parsed)).await
+    let parsed = checked(&updates).expect("good");
+    committer
+        .submit(move |tx| write::batch(tx, &parsed, Atomicity::AllOrNone).map(|_| ()))
+        .await
 }
 
 async fn write(
@@ -181,4 +188,231 @@ async fn another_taxonomy_classifies_again_and_asks_for_snapshots() {
     }
     let again = State::open(store, newer, 1_000).expect("opens");
     assert_eq!(again.generation(), 2, "only once");
+}
+
+fn everything(state: &State) -> (u64, u64, Vec<crate::record::Object>, Vec<(TableKey, Entry)>) {
+    let rib = state.rib();
+    assert!(rib.touched().is_empty(), "nothing is left to compile");
+    let entries = crate::compile::everything(&rib);
+    (
+        rib.generation(),
+        rib.intent_generation(),
+        objects(&rib),
+        entries,
+    )
+}
+
+/// Compare and set, then a batch.
+async fn compared(committer: &Committer, expected: u64, name: &str) -> Receipt<()> {
+    let parsed = checked(&[insert(tenant(name))]).expect("good");
+    committer
+        .submit(move |tx| {
+            write::compare(tx, expected)?;
+            write::batch(tx, &parsed, Atomicity::AllOrNone).map(|_| ())
+        })
+        .await
+}
+
+fn conflict(outcome: Result<Done<()>, CommitError>) -> Refusal {
+    match outcome {
+        Err(CommitError::Refused(refusal)) if refusal.fault == Fault::Conflict => refusal,
+        other => panic!("no conflict: {other:?}"),
+    }
+}
+
+#[tokio::test]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "the lock is what makes the changes wait; queueing them does not need it"
+)]
+async fn of_two_that_expect_the_same_generation_one_wins_also_in_one_group() {
+    let store = Arc::new(MemoryStore::default());
+    let (state, committer) = open(&store);
+    let seen = write(&committer, vec![insert(tenant("a"))])
+        .await
+        .expect("accepted");
+    let (first, second);
+    {
+        let _hold = state.rib();
+        // What the commit thread waits with; the two behind it queue up for one group.
+        committer.submit(|_| Ok(())).await;
+        first = compared(&committer, seen, "b").await;
+        second = compared(&committer, seen, "c").await;
+    }
+    let won = first.done().await.expect("the first wins").generation;
+    let refusal = conflict(second.done().await);
+    assert_eq!(won, seen + 1);
+    assert_eq!(
+        refusal.to_string(),
+        "expected_generation \"1\": a Write changed something in generation 2; read again, and decide anew"
+    );
+    assert_eq!(store.commits.load(Ordering::SeqCst), 2);
+    assert!(state.rib().tenant("c").is_none());
+    let future = compared(&committer, 9, "d").await.done().await;
+    assert!(conflict(future).reason.contains("newest generation is 2"));
+}
+
+#[tokio::test]
+async fn what_nobody_ordered_does_not_count_as_a_write_also_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("c.redb");
+    let (seen, last) = {
+        let store = Arc::new(RedbStore::open(&path).expect("opens"));
+        let state = State::open(store, knowledge(), 1_000).expect("opens");
+        let (committer, ended) =
+            Committer::start(state.clone(), Box::new(|_| {})).expect("a thread");
+        let updates = vec![
+            insert(router("r1")),
+            insert(agent("x", "", &["book_hotel"])),
+        ];
+        let seen = write(&committer, updates).await.expect("accepted");
+        let (label, up) = {
+            let rib = state.rib();
+            let ups: Vec<_> = (1..=60).map(|i| attachment(&rib, "x", i, "")).collect();
+            (crate::testbed::router_label(&rib, "r1"), ups)
+        };
+        for up in up {
+            let report = move |tx: &mut Transaction<'_>| attach::report(tx, label, &[up], &[]);
+            committer.change(report).await.expect("reported");
+        }
+        let refused = write(&committer, vec![insert(tenant("t")), insert(tenant("t"))]).await;
+        refused.expect_err("twice the same");
+        let last = state.generation();
+        drop(committer);
+        ended.await.expect_err("the thread ends");
+        (seen, last)
+    };
+    assert_eq!((seen, last), (1, 61));
+    let store = Arc::new(RedbStore::open(&path).expect("opens again"));
+    let state = State::open(store, knowledge(), 1_000).expect("opens again");
+    let (committer, _) = Committer::start(state.clone(), Box::new(|_| {})).expect("a thread");
+    conflict(compared(&committer, 0, "early").await.done().await);
+    let done = compared(&committer, seen, "t").await.done().await;
+    assert_eq!(done.expect("nobody wrote meanwhile").generation, 62);
+    conflict(compared(&committer, 61, "late").await.done().await);
+}
+
+#[tokio::test]
+async fn a_write_that_the_store_lost_is_no_write() {
+    let store = Arc::new(MemoryStore::default());
+    let (state, committer) = open(&store);
+    let seen = write(&committer, vec![insert(tenant("a"))])
+        .await
+        .expect("accepted");
+    store.failing.store(true, Ordering::SeqCst);
+    let lost = compared(&committer, seen, "b").await.done().await;
+    assert!(matches!(lost, Err(CommitError::Store(_))), "{lost:?}");
+    store.failing.store(false, Ordering::SeqCst);
+    assert_eq!(state.rib().intent_generation(), seen);
+    compared(&committer, seen, "b")
+        .await
+        .done()
+        .await
+        .expect("nobody wrote");
+}
+
+/// Dice that are the same in every run.
+fn dice(seed: &mut u64) -> [usize; 6] {
+    std::array::from_fn(|_| {
+        *seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (*seed >> 33) as usize % 1_000
+    })
+}
+
+#[tokio::test]
+async fn a_rehearsal_leaves_no_trace_and_tells_what_the_write_then_does() {
+    let store = Arc::new(MemoryStore::default());
+    let (state, committer) = open(&store);
+    let mut seed = 1;
+    let mut differed = 0;
+    for round in 0..200 {
+        let updates: Vec<_> = (0..4).map(|_| any_update(dice(&mut seed))).collect();
+        let parsed = Arc::new(checked(&updates).expect("not too many"));
+        let before = everything(&state);
+        let commits = store.commits.load(Ordering::SeqCst);
+        let work = {
+            let parsed = parsed.clone();
+            move |tx: &mut Transaction<'_>| write::batch(tx, &parsed, Atomicity::ContinueOnError)
+        };
+        let tried = committer.rehearse(work.clone()).await.expect("tried");
+        assert_eq!(everything(&state), before, "round {round}: no trace");
+        assert_eq!(
+            store.commits.load(Ordering::SeqCst),
+            commits,
+            "nothing stored"
+        );
+        assert_eq!(tried.generation, before.0);
+
+        let done = committer.change(work).await.expect("goes on");
+        assert_eq!(
+            done.value, tried.value.value,
+            "round {round}: the same refusals"
+        );
+        let (was, is): (BTreeMap<_, _>, BTreeMap<_, _>) = (
+            before.3.into_iter().collect(),
+            everything(&state).3.into_iter().collect(),
+        );
+        let keys: BTreeSet<&TableKey> = was.keys().chain(is.keys()).collect();
+        let expected: Vec<_> = keys
+            .into_iter()
+            .map(|key| (key.clone(), was.get(key).cloned(), is.get(key).cloned()))
+            .filter(|(_, was, is)| was != is)
+            .collect();
+        let told: Vec<_> = tried
+            .value
+            .differences
+            .iter()
+            .map(|told| {
+                let before = told.before.as_ref().map(|row| row.entry.as_ref().clone());
+                (told.key.clone(), before, told.after.as_deref().cloned())
+            })
+            .collect();
+        assert_eq!(told, expected, "round {round}");
+        for (key, ..) in &told {
+            if let TableKey::Router(router, _) = key {
+                assert!(tried.value.routers.contains_key(router), "{key:?}");
+            }
+        }
+        differed += usize::from(!told.is_empty());
+    }
+    assert!(differed > 50, "{differed} rounds changed something");
+}
+
+#[tokio::test]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "the lock is what makes the changes wait; queueing them does not need it"
+)]
+async fn a_rehearsal_does_not_claim_what_others_of_its_group_do() {
+    let store = Arc::new(MemoryStore::default());
+    let (state, committer) = open(&store);
+    let good = |name: &str| checked(&[insert(agent(name, "", &[]))]).expect("good");
+    let (written, tried) = {
+        let _hold = state.rib();
+        committer.submit(|_| Ok(())).await;
+        let written = submit(&committer, vec![insert(agent("b", "", &[]))]).await;
+        let parsed = good("c");
+        let committer = committer.clone();
+        // Queued at its first poll, which is before the lock is let go.
+        let mut tried = Box::pin(async move {
+            let work =
+                move |tx: &mut Transaction<'_>| write::batch(tx, &parsed, Atomicity::AllOrNone);
+            committer.rehearse(work).await
+        });
+        let polled =
+            std::future::poll_fn(|cx| std::task::Poll::Ready(tried.as_mut().poll(cx).is_pending()));
+        assert!(polled.await, "waits for the lock");
+        (written, tried)
+    };
+    assert_eq!(written.done().await.expect("accepted").generation, 1);
+    let tried = tried.await.expect("tried");
+    let keys: Vec<TableKey> = tried.value.differences.into_iter().map(|d| d.key).collect();
+    // Its policy group came with the agent before it.
+    assert_eq!(keys, [TableKey::Shared(EntryKey::Identity(agent_uri("c")))]);
+    assert_eq!(
+        tried.generation, 0,
+        "the group's own generation may hold more"
+    );
 }

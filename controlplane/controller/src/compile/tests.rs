@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{changes, everything};
 use caplane_wire::Label;
 
-use crate::change::attach;
+use crate::change::{Atomicity, attach, write};
 use crate::rib::Rib;
 use crate::tables::{TableKey, Tables};
 use crate::testbed::*;
@@ -334,53 +334,6 @@ fn a_change_recompiles_only_what_it_touches() {
     );
 }
 
-const AGENTS: [&str; 4] = ["a", "b", "c", "d"];
-const ROUTERS: [&str; 4] = ["r1", "r2", "r3", "r4"];
-const CLASSES: [&str; 5] = [
-    "*",
-    "travel",
-    "travel/hotels",
-    "travel/hotels/book_hotel",
-    "finance/currency_conversion",
-];
-const TENANTS: [&str; 3] = ["", "t1", "t2"];
-
-/// Any update, sensible or not, from dice.
-fn any_update(dice: [usize; 6]) -> caplane_proto::v1::Update {
-    let [kind, action, one, two, three, _] = dice;
-    let agent_name = AGENTS[one % AGENTS.len()];
-    let body = match kind % 8 {
-        0 => {
-            let skills: &[&str] = [&["book_hotel"][..], &["find_hotel", "flights"], &[]][two % 3];
-            agent(agent_name, TENANTS[three % 3], skills)
-        }
-        1 => grant(agent_name, CLASSES[two % CLASSES.len()]),
-        2 => router(ROUTERS[one % ROUTERS.len()]),
-        3 => link(
-            ROUTERS[one % ROUTERS.len()],
-            ROUTERS[two % ROUTERS.len()],
-            (three % 3) as u32,
-        ),
-        4 => tenant(TENANTS[1 + one % 2]),
-        5 => permission(
-            TENANTS[one % 3],
-            TENANTS[1 + two % 2],
-            ["", "travel"][three % 2],
-        ),
-        6 => group("g", TENANTS[one % 3], &AGENTS[..two % 4]),
-        _ => Body::Override(caplane_proto::v1::SkillOverride {
-            agent_uri: agent_uri(agent_name),
-            skill_id: ["book_hotel", "flights"][two % 2].into(),
-            class_path: CLASSES[1 + three % 4].into(),
-        }),
-    };
-    match action % 4 {
-        0 | 1 => insert(body),
-        2 => modify(body),
-        _ => delete(body),
-    }
-}
-
 fn any_attachment(fabric: &mut Fabric, dice: [usize; 6]) {
     let [_, action, one, two, three, _] = dice;
     let (agent, router) = (AGENTS[one % AGENTS.len()], ROUTERS[two % ROUTERS.len()]);
@@ -436,19 +389,39 @@ proptest! {
     }
 }
 
-/// Everything a store would hold.
-fn objects(rib: &Rib) -> Vec<crate::record::Object> {
-    use crate::record::Object;
-    let mut out: Vec<Object> = rib.agents_after("").cloned().map(Object::Agent).collect();
-    out.extend(rib.tenants_after("").cloned().map(Object::Tenant));
-    out.extend(rib.grants_after("", "").cloned().map(Object::Grant));
-    out.extend(rib.overrides_after("", "").cloned().map(Object::Override));
-    out.extend(rib.routers_after("").cloned().map(Object::Router));
-    out.extend(rib.links_after("", "").cloned().map(Object::Link));
-    out.extend(rib.permissions_after(None).cloned().map(Object::Permission));
-    out.extend(rib.groups_after("").cloned().map(Object::Group));
-    for agent in rib.agents_after("") {
-        out.extend(rib.instances(agent.number).cloned().map(Object::Attachment));
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// A batch that goes on after faults does what its updates do one by one, the faulty ones left out.
+    #[test]
+    fn going_on_is_the_same_as_one_by_one(
+        before in proptest::collection::vec(proptest::array::uniform6(0usize..1_000), 0..30),
+        batch in proptest::collection::vec(proptest::array::uniform6(0usize..1_000), 1..30),
+    ) {
+        let mut together = Rib::new();
+        for dice in before {
+            let _ = apply(&mut together, &[any_update(dice)]);
+        }
+        together.settle();
+        together.take_touched();
+        let mut apart = Rib::from_objects(objects(&together), together.generation());
+        let updates: Vec<_> = batch.into_iter().map(any_update).collect();
+        let parsed = checked(&updates).expect("not too many");
+        let (refusals, _) = change(&mut together, 1_000, |tx| {
+            write::batch(tx, &parsed, Atomicity::ContinueOnError)
+        })
+        .expect("goes on");
+        let generation = apart.generation();
+        for (i, (update, refusal)) in updates.iter().zip(&refusals).enumerate() {
+            let alone = apply(&mut apart, std::slice::from_ref(update));
+            apart.set_generation(generation);
+            prop_assert_eq!(alone.is_err(), refusal.is_some(), "{}: {:?}", i, refusal);
+            if let Some(refusal) = refusal {
+                prop_assert_eq!(refusal.about.update, Some(i));
+            }
+        }
+        prop_assert_eq!(objects(&together), objects(&apart));
+        prop_assert_eq!(everything(&together), everything(&apart));
+        prop_assert_eq!(together.touched(), apart.touched(), "faulty ones touch nothing");
     }
-    out
 }

@@ -11,8 +11,9 @@ use caplane_proto::v1::read_request::Kind;
 use prost::Message;
 use tonic::Status;
 
-use super::commit_status;
+use super::errors::{broke, not_committed, refused, unavailable};
 use super::render::{View, entity};
+use crate::change::{Fault, Refusal};
 use crate::commit::State;
 use crate::southbound::Sessions;
 
@@ -22,6 +23,18 @@ const PAGE_SIZE_DEFAULT: usize = 1_000;
 const PAGE_SIZE_MAX: usize = 10_000;
 /// Bytes of a page: half of what gRPC clients accept by default (4 MiB).
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What can be read, by the names of northbound.proto.
+const KINDS: [&str; 9] = [
+    "AGENT",
+    "GRANT",
+    "ROUTER",
+    "LINK",
+    "TENANT",
+    "PERMISSION",
+    "CLASS",
+    "GROUP",
+    "SKILL_OVERRIDE",
+];
 /// Between the parts of a key in a page token: no key part contains it.
 const SEPARATOR: char = '\n';
 
@@ -49,17 +62,28 @@ pub(super) async fn page(
         0 => PAGE_SIZE_DEFAULT,
         size if size <= PAGE_SIZE_MAX => size,
         size => {
-            return Err(Status::invalid_argument(format!(
-                "page_size \"{size}\": is too large; use 1 to {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE_DEFAULT}"
-            )));
+            let refusal = Refusal::new(
+                Fault::Invalid,
+                "page_size",
+                size,
+                "is too large",
+                format!("use 1 to {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE_DEFAULT}"),
+            );
+            return Err(refused(
+                &refusal.accepting([format!("0..={PAGE_SIZE_MAX}")]),
+            ));
         }
     };
     let kind = request.kind();
     if kind == Kind::Unspecified {
-        return Err(Status::invalid_argument(format!(
-            "kind \"{}\": says nothing; use AGENT, GRANT, ROUTER, LINK, TENANT, PERMISSION, CLASS, GROUP or SKILL_OVERRIDE",
-            request.kind
-        )));
+        let refusal = Refusal::new(
+            Fault::Invalid,
+            "kind",
+            request.kind,
+            "says nothing",
+            format!("use one of {}", KINDS.join(", ")),
+        );
+        return Err(refused(&refusal.accepting(KINDS)));
     }
     let window = Window {
         key: &request.key,
@@ -77,13 +101,13 @@ pub(super) async fn page(
             rows(&view, kind, &window)
         })
         .await
-        .map_err(|error| commit_status(&error))?;
+        .map_err(|error| not_committed(&error))?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let state = state.clone();
     let (entities, next_page) = tokio::task::spawn_blocking(move || fill(&state, rows, more))
         .await
-        .map_err(|_| Status::internal("reading broke; see the controller's log"))??;
+        .map_err(|_| broke("reading"))??;
     Ok(v1::ReadResponse {
         entities,
         next_page,
@@ -99,7 +123,7 @@ fn fill(state: &State, rows: Vec<Row>, more: bool) -> Result<(Vec<v1::Entity>, S
         if let (Some(number), Some(Body::Agent(agent))) = (row.card_of, &mut row.entity.entity) {
             agent.card = state
                 .card(number)
-                .map_err(|error| Status::unavailable(error.to_string()))?
+                .map_err(|error| unavailable(error.to_string()))?
                 .unwrap_or_default();
         }
         bytes += row.entity.encoded_len();

@@ -44,6 +44,7 @@ impl Rib {
             ObjectKey::Attachment(label) => {
                 Object::Attachment(self.attachments.get(label)?.clone())
             }
+            ObjectKey::Request(caller, key) => Object::Request(self.request(caller, key)?.clone()),
         })
     }
 

@@ -66,6 +66,15 @@ fn every_object_survives_its_stored_form() {
         insert(group("g", "a", &["x"])),
     ];
     apply(&mut rib, &updates).expect("accepted");
+    let request = crate::record::RequestRecord {
+        caller: "a".into(),
+        key: "x".into(),
+        digest: vec![7; 32],
+        generation: 1,
+        end_unix_ms: 2,
+        refused: vec![crate::record::RefusedUpdate { index: 3, code: 5 }],
+    };
+    rib.put(Object::Request(request.into()));
     let changes = rib.changes();
     let mut keys = std::collections::BTreeSet::new();
     for (key, object) in changes {

@@ -133,6 +133,11 @@ impl Store for RedbStore {
             };
             stored.store_id = String::from_utf8_lossy(&value("store_id")?).into_owned();
             stored.generation = number(&value("generation")?);
+            // A store from before this was kept cannot tell: then everything was somebody's word.
+            stored.intent_generation = match meta.get("intent_generation")? {
+                Some(value) => number(value.value()),
+                None => stored.generation,
+            };
             stored.floor = number(&value("floor")?);
             stored.epoch = Epoch {
                 compiler: number(&value("compiler")?),
@@ -199,6 +204,8 @@ impl Store for RedbStore {
             changes.retain_in(..=batch.floor, |_, _| false)?;
             let mut meta = tx.open_table(META)?;
             meta.insert("generation", batch.generation.to_be_bytes().as_slice())?;
+            let intent = batch.intent_generation.to_be_bytes();
+            meta.insert("intent_generation", intent.as_slice())?;
             meta.insert("floor", batch.floor.to_be_bytes().as_slice())?;
             if let Some(epoch) = &batch.epoch {
                 meta.insert("compiler", epoch.compiler.to_be_bytes().as_slice())?;

@@ -469,5 +469,6 @@ pub fn write(updates: Vec<(v1::update::Type, v1::entity::Entity)>) -> v1::WriteR
                 entity: Some(v1::Entity { entity: Some(body) }),
             })
             .collect(),
+        ..v1::WriteRequest::default()
     }
 }

@@ -1,0 +1,92 @@
+//! What a refusal says as data: the details of its status.
+
+use caplane_proto::v1;
+use prost::Message;
+use tonic::Status;
+
+/// Prefix of a detail's type.
+const TYPE_URL: &str = "type.googleapis.com/caplane.v1.";
+
+/// The details of a refusal.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Details {
+    /// What was refused and what would be accepted: first what the status is about, then the batch's other faulty
+    /// updates as far as it names them.
+    pub faults: Vec<v1::ErrorDetail>,
+    /// Faulty updates in all; more than `faults` when not all were named.
+    pub faulty: usize,
+}
+
+impl Details {
+    /// Reads a status; what is not understood is left out.
+    pub(super) fn of(status: &Status) -> Self {
+        let mut details = Self::default();
+        let Ok(rich) = v1::RichStatus::decode(status.details()) else {
+            return details;
+        };
+        for packed in &rich.details {
+            let value = packed.value.as_slice();
+            match packed.type_url.strip_prefix(TYPE_URL) {
+                Some("ErrorDetail") => details.faults.extend(v1::ErrorDetail::decode(value)),
+                Some("WriteFailure") => {
+                    let Ok(failure) = v1::WriteFailure::decode(value) else {
+                        continue;
+                    };
+                    details.faulty = failure.faulty as usize;
+                    let told = failure.statuses.into_iter().filter_map(|told| told.detail);
+                    // The first of them is the one that the status is about.
+                    details.faults.extend(told.skip(1));
+                }
+                _ => {}
+            }
+        }
+        details.faulty = details.faulty.max(details.faults.len());
+        details
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    fn fault(field: &str) -> v1::ErrorDetail {
+        v1::ErrorDetail {
+            field: field.into(),
+            ..v1::ErrorDetail::default()
+        }
+    }
+
+    fn packed(name: &str, detail: &impl Message) -> v1::PackedDetail {
+        v1::PackedDetail {
+            type_url: format!("{TYPE_URL}{name}"),
+            value: detail.encode_to_vec(),
+        }
+    }
+
+    #[test]
+    fn the_first_fault_is_told_once_and_strangers_are_skipped() {
+        let told = |field| v1::UpdateStatus {
+            detail: Some(fault(field)),
+            ..v1::UpdateStatus::default()
+        };
+        let failure = v1::WriteFailure {
+            statuses: vec![told("a"), told("b")],
+            faulty: 9,
+        };
+        let rich = v1::RichStatus {
+            details: vec![
+                packed("Unheard", &fault("x")),
+                packed("ErrorDetail", &fault("a")),
+                packed("WriteFailure", &failure),
+            ],
+            ..v1::RichStatus::default()
+        };
+        let status = Status::with_details(Code::NotFound, "m", rich.encode_to_vec().into());
+        let details = Details::of(&status);
+        assert_eq!(details.faults, [fault("a"), fault("b")]);
+        assert_eq!(details.faulty, 9);
+        let garbage = Status::with_details(Code::NotFound, "m", vec![0xff; 9].into());
+        assert_eq!(Details::of(&garbage), Details::default());
+    }
+}

@@ -1,0 +1,104 @@
+//! Flags of commands that change something, and which commands those are.
+
+use clap::Args;
+
+use super::{
+    AgentCommand, Command, GrantCommand, GroupCommand, LinkCommand, OverrideCommand,
+    PermissionCommand, RouterCommand, TenantCommand,
+};
+use crate::api::WriteOptions;
+
+/// Flags of every command that changes something.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of commands that change something")]
+pub struct WriteArguments {
+    /// Change nothing, show what would be and how routers' tables would differ
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+    /// Refuse when somebody changed something after this generation (as `list` commands tell it with --json)
+    #[arg(long, global = true, value_name = "GENERATION")]
+    pub expect_generation: Option<u64>,
+    /// Do this once, however often the command is given with this key (24 hours)
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        default_value = "",
+        hide_default_value = true,
+        conflicts_with = "dry_run"
+    )]
+    pub idempotency_key: String,
+}
+
+impl WriteArguments {
+    pub(super) fn options(&self) -> WriteOptions {
+        WriteOptions {
+            dry_run: self.dry_run,
+            expected_generation: self.expect_generation,
+            idempotency_key: self.idempotency_key.clone(),
+        }
+    }
+}
+
+impl Command {
+    /// Whether the command changes something at the controller by one Write.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        match self {
+            Self::Agent(command) => {
+                !matches!(command, AgentCommand::List | AgentCommand::Show { .. })
+            }
+            Self::Router(command) => !matches!(command, RouterCommand::List),
+            Self::Link(command) => !matches!(command, LinkCommand::List),
+            Self::Grant(command) => !matches!(command, GrantCommand::List),
+            Self::Override(command) => !matches!(command, OverrideCommand::List { .. }),
+            Self::Group(command) => !matches!(command, GroupCommand::List),
+            Self::Tenant(command) => !matches!(command, TenantCommand::List),
+            Self::Permission(command) => !matches!(command, PermissionCommand::List),
+            Self::Class(_)
+            | Self::Resolve(_)
+            | Self::Send(_)
+            | Self::Request(_)
+            | Self::Listen(_)
+            | Self::Pki(_)
+            | Self::Up(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::arguments::Cli;
+
+    fn parsed(arguments: &[&str]) -> Cli {
+        Cli::try_parse_from([&["caplane"], arguments].concat()).expect("parses")
+    }
+
+    #[test]
+    fn flags_of_a_write_stand_anywhere_and_only_writing_commands_take_them() {
+        let cli = parsed(&[
+            "tenant",
+            "add",
+            "t",
+            "--dry-run",
+            "--expect-generation",
+            "7",
+        ]);
+        let options = cli.global.settings().write;
+        assert!(options.dry_run && options.expected_generation == Some(7));
+        assert!(cli.command.writes());
+        assert!(!parsed(&["--dry-run", "tenant", "list"]).command.writes());
+        Cli::try_parse_from([
+            "caplane",
+            "tenant",
+            "add",
+            "t",
+            "--dry-run",
+            "--idempotency-key",
+            "k",
+        ])
+        .expect_err("a dry run has nothing to remember");
+    }
+}

@@ -1,0 +1,186 @@
+//! What every command that writes says beside its own words: the generation, or what a dry run found.
+
+use caplane_client::Label;
+use caplane_proto::v1;
+use caplane_proto::v1::resource::Resource as Body;
+use serde_json::{Value, json};
+
+use crate::api::Written;
+use crate::output::Output;
+
+/// Entries of a dry run shown as text; JSON has all that the controller spells out.
+const SHOWN_MAX: usize = 40;
+
+/// Where a change is: for the end of a line.
+pub(super) fn place(written: &Written) -> String {
+    let generation = written.generation;
+    match (&written.dry_run, written.repeated) {
+        (Some(_), _) => format!("(dry run on generation {generation}: nothing was changed)"),
+        (None, true) => format!("(generation {generation}, by an earlier request with this key)"),
+        (None, false) => format!("(generation {generation})"),
+    }
+}
+
+/// A command's own words, and what a dry run found.
+pub(super) fn output(schema: &str, written: &Written, mut json: Value, mut text: String) -> Output {
+    if let Value::Object(fields) = &mut json {
+        fields.insert("generation".to_owned(), written.generation.into());
+        if written.repeated {
+            fields.insert("repeated_request".to_owned(), true.into());
+        }
+        if let Some(diff) = &written.dry_run {
+            fields.insert("dry_run".to_owned(), true.into());
+            let tables = diff.iter().map(table_json).collect::<Vec<_>>();
+            fields.insert("diff".to_owned(), tables.into());
+        }
+    }
+    if let Some(diff) = &written.dry_run {
+        text.push_str(&describe(diff));
+    }
+    Output::new(schema, json, text)
+}
+
+fn describe(diff: &[v1::RouterDiff]) -> String {
+    if diff.is_empty() {
+        return "no router's table would differ\n".to_owned();
+    }
+    let mut text = String::new();
+    let mut shown = 0;
+    for table in diff {
+        let whose = match table.router.as_str() {
+            "" => "every router".to_owned(),
+            name => format!("router {name}"),
+        };
+        let (upserts, removes) = (table.upserts, table.removes);
+        text.push_str(&format!(
+            "{whose}: {upserts} entries set, {removes} removed\n"
+        ));
+        let room = SHOWN_MAX - shown;
+        for entry in table.entries.iter().take(room) {
+            text.push_str(&format!("  {} {}\n", sign(entry), entry.entry));
+            shown += 1;
+        }
+        let all = (upserts as usize).saturating_add(removes as usize);
+        let rest = all.saturating_sub(table.entries.len().min(room));
+        if rest > 0 {
+            text.push_str(&format!("  and {rest} more\n"));
+        }
+    }
+    text
+}
+
+fn sign(entry: &v1::EntryDiff) -> char {
+    match (&entry.before, &entry.after) {
+        (None, _) => '+',
+        (_, None) => '-',
+        _ => '~',
+    }
+}
+
+fn table_json(table: &v1::RouterDiff) -> Value {
+    let entries: Vec<Value> = table
+        .entries
+        .iter()
+        .map(|entry| {
+            json!({
+                "entry": entry.entry,
+                "before": entry.before.as_ref().map(entry_json),
+                "after": entry.after.as_ref().map(entry_json),
+            })
+        })
+        .collect();
+    json!({
+        "router": table.router, "upserts": table.upserts, "removes": table.removes,
+        "entries": entries,
+    })
+}
+
+fn entry_json(resource: &v1::Resource) -> Value {
+    let text = |bits: u32| Label::from_bits(bits).to_string();
+    let texts = |labels: &[u32]| labels.iter().map(|bits| text(*bits)).collect::<Vec<_>>();
+    let shares = |egress: &[v1::Egress]| {
+        let share =
+            |egress: &v1::Egress| json!({ "router": text(egress.router), "weight": egress.weight });
+        egress.iter().map(share).collect::<Vec<_>>()
+    };
+    match &resource.resource {
+        Some(Body::Class(class)) => {
+            json!({ "own": shares(&class.own), "subtree": shares(&class.subtree) })
+        }
+        Some(Body::Agent(agent)) => {
+            let instance = |at: &v1::InstanceAt| json!({ "instance": at.instance, "router": text(at.router), "weight": at.weight });
+            let instances: Vec<Value> = agent.instances.iter().map(instance).collect();
+            json!({ "tenant": agent.tenant, "instances": instances })
+        }
+        Some(Body::Group(group)) => {
+            json!({ "tenant": group.tenant, "routers": texts(&group.routers) })
+        }
+        Some(Body::Identity(identity)) => {
+            let member = |class: &v1::Membership| json!({ "tenant": class.tenant, "label": text(class.label), "weight": class.weight });
+            let classes: Vec<Value> = identity.classes.iter().map(member).collect();
+            json!({
+                "uri": identity.uri, "agent": text(identity.agent), "tenant": identity.tenant,
+                "policy": identity.policy, "classes": classes, "groups": texts(&identity.groups),
+            })
+        }
+        Some(Body::Policy(policy)) => {
+            let allow =
+                |allow: &v1::Allow| json!({ "tenant": allow.tenant, "label": text(allow.label) });
+            json!({
+                "tenant": policy.tenant, "allow": policy.allow.iter().map(allow).collect::<Vec<_>>(),
+                "reply_tenants": policy.reply_tenants, "priority_max": policy.priority_max,
+            })
+        }
+        Some(Body::Transit(route)) => {
+            json!({ "next_hops": texts(&route.next_hops), "alternates": texts(&route.alternates) })
+        }
+        Some(Body::Neighbour(router)) => json!({
+            "name": router.name, "uri": router.uri, "address": router.address,
+            "dial": router.dial, "cost": router.cost,
+        }),
+        None => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, before: bool, after: bool) -> v1::EntryDiff {
+        let there = |there: bool| there.then(v1::Resource::default);
+        v1::EntryDiff {
+            entry: name.into(),
+            before: there(before),
+            after: there(after),
+        }
+    }
+
+    #[test]
+    fn a_diff_shows_what_comes_changes_and_goes_and_how_much_is_not_shown() {
+        let shared = v1::RouterDiff {
+            router: String::new(),
+            upserts: 2,
+            removes: 1,
+            entries: vec![
+                entry("a", false, true),
+                entry("b", true, true),
+                entry("c", true, false),
+            ],
+        };
+        let own = v1::RouterDiff {
+            router: "r1".into(),
+            upserts: 900,
+            removes: 0,
+            entries: (0..50)
+                .map(|i| entry(&format!("t{i}"), false, true))
+                .collect(),
+        };
+        let text = describe(&[shared, own]);
+        assert!(
+            text.starts_with("every router: 2 entries set, 1 removed\n  + a\n  ~ b\n  - c\nrouter r1: 900 entries set, 0 removed\n  + t0\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("  + t36\n  and 863 more\n"), "{text}");
+        assert_eq!(describe(&[]), "no router's table would differ\n");
+    }
+}
