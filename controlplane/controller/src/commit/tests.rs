@@ -292,6 +292,35 @@ async fn what_nobody_ordered_does_not_count_as_a_write_also_after_a_restart() {
     conflict(compared(&committer, 61, "late").await.done().await);
 }
 
+#[test]
+fn a_store_from_before_cannot_tell_writes_and_takes_all_for_some() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("c.redb");
+    let batch = Batch {
+        generation: 7,
+        intent_generation: 3,
+        epoch: Some(knowledge().epoch().clone()),
+        ..Batch::default()
+    };
+    let store = RedbStore::open(&path).expect("opens");
+    store.commit(&batch).expect("stored");
+    assert_eq!(store.load().expect("reads").intent_generation, 3);
+    drop(store);
+    let database = redb::Database::open(&path).expect("opens");
+    let older = database.begin_write().expect("begins");
+    let meta: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
+    older
+        .open_table(meta)
+        .expect("there")
+        .remove("intent_generation")
+        .expect("removed");
+    older.commit().expect("stored");
+    drop(database);
+    let store = RedbStore::open(&path).expect("opens");
+    let state = State::open(Arc::new(store), knowledge(), 1_000).expect("opens");
+    assert_eq!(state.rib().intent_generation(), 7);
+}
+
 #[tokio::test]
 async fn a_write_that_the_store_lost_is_no_write() {
     let store = Arc::new(MemoryStore::default());
