@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
-use caplane_controller::card::{AgentCard, CARD_BYTES_MAX, NAME_BYTES_MAX, SKILLS_MAX};
+use caplane_controller::card::{AgentCard, CARD_BYTES_MAX, CardForm, NAME_BYTES_MAX, SKILLS_MAX};
 use caplane_controller::taxonomy::{PATH_BYTES_MAX, Taxonomy};
+use caplane_wire::Aic;
 
-/// An A2A agent card.
+/// An A2A agent card or an ACPs capability specification.
 ///
 /// # Panics
 /// When an accepted card passes a bound, or a refusal has no place or cause.
@@ -17,6 +18,11 @@ pub fn agent_card(data: &[u8]) {
             assert!(card.skills.len() <= SKILLS_MAX);
             let ids: HashSet<_> = card.skills.iter().map(|skill| &skill.id).collect();
             assert_eq!(ids.len(), card.skills.len(), "two skills of one id");
+            assert!(card.form == CardForm::Acs || card.active && card.aic.is_none());
+            if let Some(code) = &card.aic {
+                let code = Aic::parse(code).expect("a code that was accepted");
+                assert!(!code.as_str().bytes().any(|byte| byte.is_ascii_lowercase()));
+            }
         }
         Err(error) => assert!(error.line > 0 && !error.cause.is_empty(), "{error}"),
     }

@@ -139,7 +139,7 @@ pub enum Command {
 /// `caplane agent`
 #[derive(Debug, Subcommand)]
 pub enum AgentCommand {
-    /// Register an agent with its A2A card, as it is
+    /// Register an agent with its A2A card or ACPs capability specification, as it is
     Register(RegisterArguments),
     /// List agents
     List,
@@ -170,7 +170,7 @@ pub struct RegisterArguments {
     /// Name of the agent in the state folder's trust domain
     #[arg(long)]
     pub name: Option<String>,
-    /// A2A agent card (JSON)
+    /// A2A agent card or ACPs capability specification (JSON)
     #[arg(long, value_name = "FILE")]
     pub card: PathBuf,
     /// Tenant; it must exist

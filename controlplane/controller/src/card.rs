@@ -1,12 +1,14 @@
-//! A2A agent cards (protocol 0.3 and 1.0), read exactly as they are found (R5).
+//! A2A agent cards (protocol 0.3 and 1.0) and ACPs capability specifications, read exactly as they are found (R5).
 //!
 //! Only what Caplane needs is read; every other field is accepted and left
-//! alone, and the caller keeps the bytes. This module refuses to know classes.
+//! alone, and the caller keeps the bytes. This module refuses to know classes and salts.
+
+mod capability;
 
 use std::collections::HashMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, SeqAccess, Visitor};
 
 use crate::classify::SkillClaim;
 
@@ -18,9 +20,15 @@ pub const SKILLS_MAX: usize = 256;
 /// Longest agent name, skill id or skill name (bytes).
 pub const NAME_BYTES_MAX: usize = 256;
 
-/// What Caplane reads of an agent card.
+/// What Caplane reads of an agent card or a capability specification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentCard {
+    /// Which of the two it is.
+    pub form: CardForm,
+    /// The agent identity code (ACPs), its letters upper-case; only capability specifications have one.
+    pub aic: Option<String>,
+    /// False = a capability specification says that the agent serves nothing now.
+    pub active: bool,
     /// Name of the agent.
     pub name: String,
     /// What it does.
@@ -29,12 +37,21 @@ pub struct AgentCard {
     pub version: String,
     /// Organisation that provides it; empty when not given.
     pub provider: String,
-    /// A2A protocol version; empty when not given.
+    /// Version of the A2A protocol, or of the ACPs specifications; empty when not given.
     pub protocol_version: String,
     /// Where it can be reached directly (URLs, not checked), the preferred one first.
     pub endpoints: Vec<String>,
     /// Its skills, in the card's order; ids are unique and not empty.
     pub skills: Vec<SkillClaim>,
+}
+
+/// What kind of document a card is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CardForm {
+    /// An A2A agent card.
+    A2a,
+    /// An ACPs capability specification: it has an `aic` or `endPoints`.
+    Acs,
 }
 
 /// Why a card was refused, and where in it.
@@ -57,42 +74,54 @@ impl AgentCard {
     /// # Errors
     /// Line and column, the field and the cause.
     pub fn parse(bytes: &[u8]) -> Result<Self, CardError> {
-        let whole = |line, column, cause| CardError {
+        if bytes.len() > CARD_BYTES_MAX {
+            let cause = format!("{} bytes; at most {CARD_BYTES_MAX}", bytes.len());
+            return Err(CardError::whole(1, 0, cause));
+        }
+        // RFC 8259 section 8.1: a byte order mark may be ignored.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        match capability::form(bytes) {
+            CardForm::A2a => read::<Card>(bytes).map(Into::into),
+            CardForm::Acs => read::<capability::Specification>(bytes).map(Into::into),
+        }
+    }
+}
+
+impl CardError {
+    fn whole(line: usize, column: usize, cause: String) -> Self {
+        Self {
             line,
             column,
             field: "card".into(),
             cause,
-        };
-        if bytes.len() > CARD_BYTES_MAX {
-            let cause = format!("{} bytes; at most {CARD_BYTES_MAX}", bytes.len());
-            return Err(whole(1, 0, cause));
         }
-        // RFC 8259 section 8.1: a byte order mark may be ignored.
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let mut json = serde_json::Deserializer::from_slice(bytes);
-        let card: Card = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let field = match error.path().to_string() {
-                path if path == "." => "card".to_owned(),
-                path => path,
-            };
-            let error = error.into_inner();
-            let cause = crate::taxonomy::without_position(&error);
-            CardError {
-                line: error.line(),
-                column: error.column(),
-                field,
-                cause,
-            }
-        })?;
-        json.end().map_err(|error| {
-            let cause = "something follows the card's closing brace".to_owned();
-            whole(error.line(), error.column(), cause)
-        })?;
-        Ok(card.into())
     }
 }
 
-/// The JSON of both protocol versions. `null` counts as absent, since exporters write it.
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CardError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let card = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = match error.path().to_string() {
+            path if path == "." => "card".to_owned(),
+            path => path,
+        };
+        let error = error.into_inner();
+        let cause = crate::taxonomy::without_position(&error);
+        CardError {
+            line: error.line(),
+            column: error.column(),
+            field,
+            cause,
+        }
+    })?;
+    json.end().map_err(|error| {
+        let cause = "something follows the card's closing brace".to_owned();
+        CardError::whole(error.line(), error.column(), cause)
+    })?;
+    Ok(card)
+}
+
+/// The JSON of both A2A versions. `null` counts as absent, since exporters write it.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Card {
@@ -141,34 +170,38 @@ impl From<Card> for AgentCard {
                 .and_then(|first| first.protocol_version.clone())
         });
         let more = card.additional_interfaces.unwrap_or_default();
-        let mut endpoints: Vec<String> = Vec::new();
         let urls = interfaces
             .into_iter()
             .chain(more)
             .map(|interface| interface.url);
-        for url in card
-            .url
-            .into_iter()
-            .chain(urls)
-            .filter(|url| !url.is_empty())
-        {
-            if !endpoints.contains(&url) {
-                endpoints.push(url);
-            }
-        }
         Self {
+            form: CardForm::A2a,
+            aic: None,
+            active: true,
             name: card.name.0,
             description: card.description.unwrap_or_default(),
             version: card.version.unwrap_or_default(),
-            provider: card
-                .provider
-                .and_then(|by| by.organization)
-                .unwrap_or_default(),
+            provider: organization(card.provider),
             protocol_version: protocol_version.unwrap_or_default(),
-            endpoints,
+            endpoints: each_once(card.url.into_iter().chain(urls)),
             skills: card.skills,
         }
     }
+}
+
+fn organization(provider: Option<Provider>) -> String {
+    provider.and_then(|by| by.organization).unwrap_or_default()
+}
+
+/// Addresses in their order, without empty ones.
+fn each_once(urls: impl Iterator<Item = String>) -> Vec<String> {
+    let mut endpoints: Vec<String> = Vec::new();
+    for url in urls.filter(|url| !url.is_empty()) {
+        if !endpoints.contains(&url) {
+            endpoints.push(url);
+        }
+    }
+    endpoints
 }
 
 impl From<Skill> for SkillClaim {
@@ -278,6 +311,10 @@ mod tests {
             "https://agents.example/grpc",
         ];
         assert_eq!(card.endpoints, endpoints);
+        assert_eq!(
+            (card.form, &card.aic, card.active),
+            (CardForm::A2a, &None, true)
+        );
         assert_eq!(card.skills.len(), 2);
         assert_eq!(card.skills[0].tags, ["roaming", "tariff"]);
         assert_eq!(card.skills[1].description, "");

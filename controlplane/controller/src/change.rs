@@ -9,6 +9,7 @@
 //! sessions, stores and tables.
 
 pub mod attach;
+mod codes;
 pub mod lease;
 pub mod migrate;
 pub mod once;

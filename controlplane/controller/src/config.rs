@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::salts::Salts;
+
 pub mod defaults;
 mod raw;
 
@@ -31,6 +33,8 @@ pub struct ControllerConfig {
     pub operators: Vec<UriPattern>,
     /// Taxonomy files, joined; empty = the shipped one.
     pub taxonomy: Vec<PathBuf>,
+    /// Salts of those whose agent identity codes are checked (`[acps] salts`).
+    pub salts: Salts,
     /// Who this controller is and whom it believes.
     pub credentials: CredentialsConfig,
     /// Where the desired state is kept.

@@ -1,4 +1,4 @@
-//! The taxonomy and its classifier, loaded once and never changed while running.
+//! The taxonomy, its classifier and the salts of identity codes: loaded once and never changed while running.
 
 use std::path::{Path, PathBuf};
 
@@ -7,14 +7,16 @@ use caplane_wire::Label;
 use crate::classify::{Classifier, SkillClaim};
 use crate::compile::COMPILER_VERSION;
 use crate::record::SkillRecord;
+use crate::salts::Salts;
 use crate::store::Epoch;
 use crate::taxonomy::{Class, SHIPPED_JSON, SHIPPED_NAME, Taxonomy, TaxonomyError};
 
-/// What the controller knows of capability classes.
+/// What the controller knows of capability classes and of identity codes.
 pub struct Knowledge {
     taxonomy: Taxonomy,
     classifier: Classifier,
     epoch: Epoch,
+    salts: Salts,
 }
 
 /// Why the taxonomy could not be loaded.
@@ -66,7 +68,20 @@ impl Knowledge {
             taxonomy,
             classifier,
             epoch,
+            salts: Salts::default(),
         }
+    }
+
+    /// With these salts, and no others.
+    #[must_use]
+    pub fn with_salts(self, salts: Salts) -> Self {
+        Self { salts, ..self }
+    }
+
+    /// Whose identity codes can be checked.
+    #[must_use]
+    pub fn salts(&self) -> &Salts {
+        &self.salts
     }
 
     /// The classes.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`config`] | `controller.toml`, parsed once |
 //! | [`taxonomy`], [`classify`], [`card`], [`knowledge`] | capability classes, and which of them a card's skills mean |
+//! | [`salts`] | whose agent identity codes can be checked |
 //! | [`record`], [`rib`] | the desired state: what is stored, and its indexes |
 //! | [`spf`], [`compile`] | pure: desired state to table entries |
 //! | [`tables`] | the compiled tables, generations and the log of changes |
@@ -29,6 +30,7 @@ pub mod northbound;
 pub mod record;
 pub mod resolve;
 pub mod rib;
+pub mod salts;
 pub mod service;
 pub mod southbound;
 pub mod spf;

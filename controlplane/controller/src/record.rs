@@ -59,6 +59,12 @@ pub struct AgentRecord {
     /// The card's skills, in order.
     #[prost(message, repeated, tag = "10")]
     pub skills: Vec<SkillRecord>,
+    /// The identity code that its capability specification names, upper-case; empty without one.
+    #[prost(string, tag = "11")]
+    pub aic: String,
+    /// Its capability specification says that it serves nothing now.
+    #[prost(bool, tag = "12")]
+    pub inactive: bool,
 }
 
 /// A skill of a card, as the classifier decided.

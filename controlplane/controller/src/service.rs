@@ -214,7 +214,8 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
 
 /// Reads taxonomy and store.
 fn open(config: &ControllerConfig) -> Result<Arc<State>, StartError> {
-    let knowledge = Arc::new(Knowledge::load(&config.taxonomy)?);
+    let knowledge = Knowledge::load(&config.taxonomy)?.with_salts(config.salts.clone());
+    let knowledge = Arc::new(knowledge);
     let folders = [Some(config.state_dir.as_path()), config.store.path.parent()];
     for folder in folders.into_iter().flatten() {
         std::fs::create_dir_all(folder).map_err(system("make the folder", folder.display()))?;

@@ -158,6 +158,18 @@ fn describe(agent: &v1::Agent) -> String {
     if !agent.provider.is_empty() {
         text.push_str(&format!("  provider  {}\n", clean(&agent.provider)));
     }
+    let checked = match agent.identity_check() {
+        v1::agent::IdentityCheck::Unspecified => None,
+        v1::agent::IdentityCheck::NotChecked => Some("not checked: its issuer's salt is not known"),
+        v1::agent::IdentityCheck::Passed => Some("passed"),
+        v1::agent::IdentityCheck::Failed => Some("FAILED: registered before the salt was known"),
+    };
+    if let Some(checked) = checked {
+        text.push_str(&format!("  AIC check {checked}\n"));
+    }
+    if agent.inactive {
+        text.push_str("  inactive: serves nothing, as its capability specification says\n");
+    }
     for instance in &agent.instances {
         let name = clean(&instance.instance_name);
         text.push_str(&format!(
@@ -210,6 +222,15 @@ fn as_json(agent: &v1::Agent) -> Value {
         "uri": agent.uri, "label": label(agent.label), "name": agent.name, "tenant": agent.tenant,
         "provider": agent.provider, "weight": agent.weight, "lease_seconds": agent.lease_seconds,
         "lease_expires_unix_ms": agent.lease_expires_unix_ms, "priority_max": agent.priority_max,
+        "identity_check": identity_check(agent), "aic": agent.aic, "inactive": agent.inactive,
         "skills": skills, "instances": instances,
     })
+}
+
+/// As the API names it; `null` = the agent has no AIC.
+fn identity_check(agent: &v1::Agent) -> Option<&'static str> {
+    match agent.identity_check() {
+        v1::agent::IdentityCheck::Unspecified => None,
+        checked => Some(checked.as_str_name()),
+    }
 }

@@ -66,9 +66,13 @@ pub fn reclassify(
             continue;
         };
         let skills = knowledge.classify(&card.skills);
-        if skills != agent.skills {
+        let aic = card.aic.unwrap_or_default();
+        let inactive = !card.active;
+        if (&skills, &aic, inactive) != (&agent.skills, &agent.aic, agent.inactive) {
             changed.push(Object::Agent(Arc::new(AgentRecord {
                 skills,
+                aic,
+                inactive,
                 ..agent.as_ref().clone()
             })));
         }

@@ -141,6 +141,10 @@ pub struct AgentSpec {
     pub provider: String,
     /// The card's skills, classified.
     pub skills: Vec<SkillRecord>,
+    /// The identity code in the card, upper-case; may be empty.
+    pub aic: String,
+    /// The card says that the agent serves nothing now.
+    pub inactive: bool,
 }
 
 /// An update, or why it can never be one: its field begins with `updates[i]`.
@@ -269,8 +273,11 @@ impl Check<'_> {
             spec.skills = self.knowledge.classify(&card.skills);
             spec.name = card.name;
             spec.provider = card.provider;
+            spec.aic = card.aic.unwrap_or_default();
+            spec.inactive = !card.active;
             spec.card.clone_from(&agent.card);
         }
+        super::codes::check(self.knowledge.salts(), &spec)?;
         Ok(Target::Agent(spec))
     }
 
@@ -489,7 +496,7 @@ fn card(bytes: &[u8]) -> Result<AgentCard, Refusal> {
             "card",
             &error.field,
             error.to_string(),
-            "give the agent's A2A card as it is (JSON)",
+            "give the agent's A2A card or ACPs capability specification as it is (JSON)",
         )
     })
 }

@@ -240,6 +240,8 @@ fn agent(tx: &mut Transaction<'_>, action: Action, spec: &AgentSpec) -> Result<(
         name: spec.name.clone(),
         provider: spec.provider.clone(),
         skills: spec.skills.clone(),
+        aic: spec.aic.clone(),
+        inactive: spec.inactive,
     };
     tx.rib.put(Object::Agent(Arc::new(record)));
     Ok(())

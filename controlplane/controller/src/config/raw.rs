@@ -10,6 +10,7 @@ use toml::Spanned;
 use super::{
     ControllerConfig, CredentialsConfig, StoreConfig, Timers, TrustRoots, UriPattern, defaults,
 };
+use crate::salts::{Salt, Salts};
 
 /// What is wrong, at which byte of the text.
 pub(super) struct Fault {
@@ -30,6 +31,8 @@ struct RawConfig {
     taxonomy: Vec<PathBuf>,
     credentials: RawCredentials,
     #[serde(default)]
+    acps: RawAcps,
+    #[serde(default)]
     store: RawStore,
     #[serde(default)]
     timers: RawTimers,
@@ -48,6 +51,20 @@ struct RawCredentials {
 struct RawTrust {
     domain: Spanned<String>,
     roots: PathBuf,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawAcps {
+    #[serde(default)]
+    salts: Vec<RawSalt>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSalt {
+    prefix: Spanned<String>,
+    salt: Spanned<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -81,6 +98,7 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<ControllerConfig, Fault
         listen_southbound: address(&raw.listen_southbound, "listen_southbound")?,
         operators: operators(&raw.operators)?,
         taxonomy: raw.taxonomy.iter().map(|path| folder.join(path)).collect(),
+        salts: salts(&raw.acps.salts)?,
         credentials: credentials(raw.credentials, folder)?,
         store: StoreConfig {
             path: match raw.store.path {
@@ -184,6 +202,28 @@ fn credentials(raw: RawCredentials, folder: &Path) -> Result<CredentialsConfig, 
         key: folder.join(raw.key),
         trust,
     })
+}
+
+fn salts(raw: &[RawSalt]) -> Result<Salts, Fault> {
+    let mut salts: Vec<Salt> = Vec::new();
+    for entry in raw {
+        // Of the two the fault's words say which.
+        let at = match Salt::parse(entry.prefix.get_ref(), "00") {
+            Ok(_) => &entry.salt,
+            Err(_) => &entry.prefix,
+        };
+        let salt = Salt::parse(entry.prefix.get_ref(), entry.salt.get_ref())
+            .map_err(|cause| fault(at, format!("acps: {cause}")))?;
+        if salts.iter().any(|known| known.prefix() == salt.prefix()) {
+            let cause = format!(
+                "acps: prefix \"{}\" is here twice; an issuer has one salt",
+                salt.prefix()
+            );
+            return Err(fault(&entry.prefix, cause));
+        }
+        salts.push(salt);
+    }
+    Ok(Salts::new(salts))
 }
 
 fn timers(raw: &RawTimers) -> Result<Timers, Fault> {

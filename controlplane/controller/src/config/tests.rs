@@ -52,6 +52,48 @@ fn a_fault_is_told_with_file_line_and_column() {
 }
 
 #[test]
+fn salts_are_read_refused_in_their_place_and_never_shown() {
+    let with = |salts: &str| format!("{GOOD}\n[acps]\nsalts = [{salts}]\n");
+    let good = with(
+        r#"{ prefix = "1.2.156.3088", salt = "c0ffee" }, { prefix = "1.2.840", salt = "12" }"#,
+    );
+    let config = parse(&good).expect("good");
+    assert_eq!(parse(GOOD).expect("good").salts, Salts::default());
+    let shown = format!("{config:#?}");
+    assert!(shown.contains("1.2.156.3088: 3 bytes"), "{shown}");
+    assert!(
+        !shown.contains("c0ffee") && !shown.contains("192"),
+        "{shown}"
+    );
+    for (salts, place, due) in [
+        (
+            r#"{ prefix = "1.2.", salt = "12" }"#,
+            ":14:21:",
+            "is not the beginning of an AIC",
+        ),
+        (
+            r#"{ prefix = "1.2", salt = "xyz" }"#,
+            ":14:35:",
+            "hexadecimal",
+        ),
+        (
+            r#"{ prefix = "1.a", salt = "12" }, { prefix = "1.A", salt = "34" }"#,
+            ":14:54:",
+            "is here twice",
+        ),
+        (
+            r#"{ prefix = "1.2", pepper = "12" }"#,
+            ":14:",
+            "unknown field `pepper`",
+        ),
+    ] {
+        let told = message(&with(salts));
+        assert!(told.contains(place) && told.contains(due), "{told}");
+        assert!(!told.contains("xyz"), "{told}");
+    }
+}
+
+#[test]
 fn operators_are_exact_or_by_prefix() {
     let all = UriPattern::parse("spiffe://a/operator/*").expect("prefix");
     assert!(all.matches("spiffe://a/operator/ada"));

@@ -1,8 +1,9 @@
 //! Records as the entities that Write takes, with what the controller adds.
 
 use caplane_proto::v1;
+use caplane_proto::v1::agent::IdentityCheck as Check;
 use caplane_proto::v1::entity::Entity as Body;
-use caplane_wire::Label;
+use caplane_wire::{Aic, Label};
 
 use crate::change::{Action, Target, Update};
 use crate::knowledge::Knowledge;
@@ -11,6 +12,7 @@ use crate::record::{
     RouterRecord, TenantRecord,
 };
 use crate::rib::Rib;
+use crate::salts::{IdentityCheck, code_of};
 use crate::southbound::Sessions;
 use crate::taxonomy::Class;
 
@@ -117,6 +119,20 @@ impl View<'_> {
             lease_expires_unix_ms: rib
                 .lease_end(agent)
                 .map_or(0, |end| i64::try_from(end).unwrap_or(i64::MAX)),
+            identity_check: self.identity_check(agent).into(),
+            aic: agent.aic.clone(),
+            inactive: agent.inactive,
+        }
+    }
+
+    /// Of the code in its name, else of that in its capability specification.
+    fn identity_check(&self, agent: &AgentRecord) -> Check {
+        let code = code_of(&agent.uri).or_else(|| Aic::parse(&agent.aic).ok());
+        match code.map(|code| self.knowledge.salts().check(code)) {
+            None => Check::Unspecified,
+            Some(IdentityCheck::NotChecked) => Check::NotChecked,
+            Some(IdentityCheck::Passed) => Check::Passed,
+            Some(IdentityCheck::Failed) => Check::Failed,
         }
     }
 
@@ -151,7 +167,8 @@ impl View<'_> {
                     matched_by,
                     score,
                     provenance,
-                    granted: class.is_some_and(|c| rib.covering_grant(&agent.uri, c).is_some()),
+                    granted: !agent.inactive
+                        && class.is_some_and(|c| rib.covering_grant(&agent.uri, c).is_some()),
                 }
             })
             .collect()

@@ -350,10 +350,11 @@ impl Rib {
     ///
     /// A skill counts when a grant covers its class. A grant that no skill lies under makes
     /// the agent a member of the granted class itself: a generalist, by the operator's word.
+    /// One that is inactive is a member of nothing.
     #[must_use]
     pub fn memberships(&self, agent: &AgentRecord) -> Vec<Membership> {
         let grants: Vec<&GrantRecord> = self.grants_of(&agent.uri).collect();
-        if grants.is_empty() {
+        if grants.is_empty() || agent.inactive {
             return Vec::new();
         }
         let weight = |grant: &GrantRecord| match grant.weight {
