@@ -350,6 +350,20 @@ impl Api {
             .map_err(|status| self.refused(&status))
     }
 
+    /// What would become of a message.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn explain(
+        &self,
+        request: v1::ExplainRequest,
+    ) -> Result<v1::ExplainResponse, ApiError> {
+        let answer = self.client.clone().explain(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
     fn refused(&self, status: &Status) -> ApiError {
         // A status made on this side of the wire carries the transport's error as its source.
         match std::error::Error::source(status) {

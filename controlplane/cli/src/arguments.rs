@@ -12,8 +12,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::failure::EXIT_CODES;
 use crate::settings::{Settings, default_state};
 
+mod explain;
 mod write;
 
+pub use explain::ExplainArguments;
 pub use write::WriteArguments;
 
 const EXAMPLES: &str = "\
@@ -123,6 +125,8 @@ pub enum Command {
     Permission(PermissionCommand),
     /// Ask what serves a need: the best classes or agents for a text, path or id
     Resolve(ResolveArguments),
+    /// Say what would become of a message, router by router, and why
+    Explain(ExplainArguments),
     /// Send a message as an agent and wait for its receipt
     Send(SendArguments),
     /// Send a request as an agent and print the reply

@@ -11,6 +11,7 @@ mod agents;
 mod certificates;
 mod classes;
 mod entities;
+mod explain;
 mod messages;
 mod overrides;
 mod policy;
@@ -39,6 +40,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tenant(command) => policy::tenants(&settings, command).await?,
         Command::Permission(command) => policy::permissions(&settings, command).await?,
         Command::Resolve(arguments) => classes::resolve(&settings, &arguments).await?,
+        Command::Explain(arguments) => explain::explain(&settings, &arguments).await?,
         Command::Send(arguments) => messages::send(&settings, &arguments).await?,
         Command::Request(arguments) => messages::request(&settings, &arguments).await?,
         Command::Listen(arguments) => return messages::listen(&settings, &arguments, json).await,

@@ -90,6 +90,41 @@ fn write(folder: &Path, name: &str, text: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
+/// Nobody is attached: what is explained is a drop, whoever sends from wherever.
+fn explanations(state: &Path, uri: &str) {
+    let explain = ["explain", "--as", "teller", "convert currency"];
+    let told = refused(state, &explain, 2);
+    assert!(told.contains("is attached nowhere"), "{told}");
+    let elsewhere = [&explain[..], &["--router", "r1", "--without-router", "r2"]].concat();
+    let told = json(state, &elsewhere, "caplane.explanation/1");
+    assert_eq!(
+        told["resolved"][0]["name"],
+        "finance/currency/currency_conversion"
+    );
+    assert!(
+        told["assumed"][0]
+            .as_str()
+            .is_some_and(|text| text.contains(uri))
+    );
+    for when in ["now", "while_gone", "after"] {
+        // It serves what it asks for, and is attached in thought.
+        assert_eq!(told[when]["outcome"], "delivered", "{told}");
+        assert_eq!(told[when]["hops"][0]["router"], "r1", "{told}");
+    }
+    let class = [
+        "explain",
+        "--as",
+        uri,
+        "weather/weather_forecast",
+        "--router",
+        "r2",
+    ];
+    let told = json(state, &class, "caplane.explanation/1");
+    assert_eq!(told["now"]["outcome"], "dropped: no_route at r2");
+    let unknown = ["explain", "--as", uri, "weather/mars", "--router", "r2"];
+    refused(state, &unknown, 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn entities_are_set_listed_and_taken_back() {
     let folder = tempfile::tempdir().expect("folder");
@@ -193,6 +228,7 @@ async fn entities_are_set_listed_and_taken_back() {
         &["grant", "remove", uri, "travel"],
         "caplane.grant/1",
     );
+    explanations(state, uri);
     let by_id = json(state, &["resolve", uri], "caplane.candidates/1");
     assert_eq!(by_id["candidates"][0]["matched_by"], "id");
 

@@ -281,7 +281,7 @@ fn neighbour(rib: &Rib, router: Label, other: Label) -> Option<Entry> {
     }))
 }
 
-fn topology(rib: &Rib) -> Topology {
+pub(crate) fn topology(rib: &Rib) -> Topology {
     let label = |name: &str| rib.router(name).map(|router| router.label());
     Topology {
         routers: rib.routers_after("").map(|router| router.label()).collect(),
@@ -299,7 +299,7 @@ fn topology(rib: &Rib) -> Topology {
     }
 }
 
-fn transit(paths: &mut Paths, router: Label) -> Vec<TransitEntry> {
+pub(crate) fn transit(paths: &mut Paths, router: Label) -> Vec<TransitEntry> {
     paths
         .routes_from(router)
         .into_iter()

@@ -12,6 +12,7 @@
 //! | [`commit`] | the one writer: applies changes, stores them in groups, publishes |
 //! | [`change`] | what may be changed and when that is refused |
 //! | [`resolve`] | the most suitable class or agent for a path, an id or a text |
+//! | [`explain`] | what would become of a message, and why |
 //! | [`northbound`], [`southbound`], [`tls`] | the shells: orchestrators, routers, mutual TLS |
 //! | [`service`] | starts and stops all of it |
 //!
@@ -25,6 +26,7 @@ pub mod commit;
 pub mod compile;
 pub mod config;
 pub mod convert;
+pub mod explain;
 pub mod knowledge;
 pub mod northbound;
 pub mod record;

@@ -18,6 +18,7 @@ use crate::southbound::Sessions;
 use crate::tls::PeerIdentity;
 
 mod errors;
+mod explain;
 mod read;
 mod rehearsal;
 mod render;
@@ -113,5 +114,14 @@ impl Northbound for NorthboundService {
             candidates,
             generation: self.state.generation(),
         }))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let request = request.into_inner();
+        let answer = explain::answer(&self.state, &self.sessions, &request).await?;
+        Ok(Response::new(answer))
     }
 }

@@ -57,6 +57,7 @@ impl Command {
             Self::Permission(command) => !matches!(command, PermissionCommand::List),
             Self::Class(_)
             | Self::Resolve(_)
+            | Self::Explain(_)
             | Self::Send(_)
             | Self::Request(_)
             | Self::Listen(_)

@@ -1,0 +1,57 @@
+//! The call Explain: asks Resolve what a text means, then the state.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use caplane_core::Now;
+use caplane_proto::v1;
+use caplane_proto::v1::explain_request::To;
+use caplane_proto::v1::resolve::Target;
+use tonic::Status;
+
+use super::errors::{broke, not_committed, refused};
+use crate::commit::State;
+use crate::explain::{ExplainError, Known, explain};
+use crate::resolve::resolve;
+use crate::southbound::Sessions;
+
+pub(super) async fn answer(
+    state: &Arc<State>,
+    sessions: &Arc<Sessions>,
+    request: &v1::ExplainRequest,
+) -> Result<v1::ExplainResponse, Status> {
+    let resolved = match &request.to {
+        Some(To::Text(text)) if state.rib().agent(&request.source).is_some() => {
+            let query = v1::Resolve {
+                target: Some(Target::Text(text.clone())),
+                ..v1::Resolve::default()
+            };
+            resolve(state, &query, &request.source).map_err(|refusal| refused(&refusal))?
+        }
+        _ => Vec::new(),
+    };
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = Now {
+        unix_us: unix.map_or(0, |time| time.as_micros() as u64),
+        ..Now::default()
+    };
+    let (answer, _) = state
+        .read(|rib| {
+            let known = Known {
+                rib,
+                knowledge: state.knowledge(),
+                live: &|router| sessions.status(router).live_generation,
+                resolved,
+            };
+            explain(&known, request, now)
+        })
+        .await
+        .map_err(|error| not_committed(&error))?;
+    answer.map_err(|error| match error {
+        ExplainError::Refused(refusal) => refused(&refusal),
+        ExplainError::Fault(cause) => {
+            tracing::error!(event = "explain_broken", cause);
+            broke("explaining")
+        }
+    })
+}
