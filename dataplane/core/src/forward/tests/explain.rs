@@ -313,8 +313,11 @@ fn another_routers_table_has_all_but_its_links() {
     assert_eq!(shared(&other), shared(&fib));
 }
 
-/// Messages queued for everybody but notices: slot and header.
-fn queued(bed: &mut Bed) -> Vec<(u32, Vec<u8>)> {
+/// Slot and header of each message.
+type Queued = Vec<(u32, Vec<u8>)>;
+
+/// Messages queued for everybody but notices.
+fn queued(bed: &mut Bed) -> Queued {
     let mut queued = Vec::new();
     for slot in [10, 11, 20, 21, 102, 103] {
         for message in bed.slices(slot).0 {
@@ -327,7 +330,7 @@ fn queued(bed: &mut Bed) -> Vec<(u32, Vec<u8>)> {
 }
 
 /// What an explanation says will be queued, and how many messages dropped, by reason.
-fn foretold(outcome: &Outcome) -> (Vec<(u32, Vec<u8>)>, Vec<(DropReason, u64)>) {
+fn foretold(outcome: &Outcome) -> (Queued, Vec<(DropReason, u64)>) {
     let (copies, dropped) = match outcome {
         Outcome::Unicast(copy) => (core::slice::from_ref(copy), vec![]),
         Outcome::Group {

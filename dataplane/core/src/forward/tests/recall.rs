@@ -8,14 +8,14 @@ use crate::forward::ForwarderConfig;
 use crate::{Counters, DropReason};
 
 /// Router 1. Agents 10 (tenant 1) and 11 (tenant 2, who may ask the shared tenant only) ask; 20 serves class 7.1 here,
-/// 30 class 7.2 at router 2; groups 9 here. Routers 2 and 3 behind slots 102 and 103, each other's alternate.
+/// 30 class 7.2 at router 2; group 9 here, 8 at all three. Routers 2 and 3 behind slots 102 and 103, each other's alternate.
 fn entries() -> Vec<Entry> {
     let mut entries = vec![
         policy(1, &[1, 0], &[]),
         policy(2, &[0], &[]),
         identity(10, 1, &[], &[]),
         identity(11, 2, &[], &[]),
-        identity(20, 1, &[("class:7.1", 100)], &[9]),
+        identity(20, 1, &[("class:7.1", 100)], &[8, 9]),
         identity(21, 1, &[("class:7.1", 100)], &[]),
         class_at(1, "class:7.1", &[1], &[1]),
         class_at(1, "class:7.2", &[2], &[2]),
@@ -23,6 +23,7 @@ fn entries() -> Vec<Entry> {
         agent_at(10, 1, &[(1, 1)]),
         agent_at(20, 1, &[(1, 1)]),
         agent_at(30, 1, &[(1, 2), (2, 3)]),
+        group_at(8, 1, &[1, 2, 3]),
         group_at(9, 1, &[1]),
     ];
     entries.extend(link(2, &[2], &[3]));
@@ -296,6 +297,7 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
         "agent:20.1",
         "agent:30",
         "agent:30.2",
+        "group:8",
         "group:9",
         "router:2",
     ]);
