@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Seconds measured in each run.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Seconds before that: a router touches the memory that it will use in its first seconds at full speed.
+    #[arg(long, default_value_t = 3.0)]
+    warm_up: f64,
     /// Runs of each cell.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     repeat: u8,
@@ -118,7 +121,7 @@ fn measure(row: Row, arguments: &Arguments) -> anyhow::Result<Vec<Bar>> {
     let duration = Duration::from_secs_f64(arguments.seconds.clamp(0.1, 3_600.0));
     let settings = Settings {
         duration,
-        warm_up: duration.min(Duration::from_secs(1)),
+        warm_up: Duration::from_secs_f64(arguments.warm_up.clamp(0.0, 60.0)),
         repeat: arguments.repeat.into(),
         labels: arguments.labels,
     };

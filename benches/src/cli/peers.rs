@@ -43,6 +43,9 @@ pub struct Arguments {
     /// Seconds measured in each run.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Seconds before that: a server touches the memory that it will use in its first seconds at full speed.
+    #[arg(long, default_value_t = 3.0)]
+    warm_up: f64,
     /// Runs of each cell.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     repeat: u8,
@@ -103,7 +106,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         };
         let settings = Settings {
             duration,
-            warm_up: duration.min(Duration::from_secs(1)),
+            warm_up: Duration::from_secs_f64(arguments.warm_up.clamp(0.0, 60.0)),
             place: veth.as_ref().map_or_else(Place::loopback, Veth::place),
             keys: arguments.keys.clamp(1, 1_000_000),
             cache: arguments
