@@ -5,6 +5,7 @@ use super::{Bar, BarError, Bound, Settings};
 use crate::ceiling::Spread;
 use crate::load::{AttachError, Crowd, Plan, ProcessSample, ProcessWatch};
 use crate::rig::Rig;
+use caplane_client::ClientConfig;
 use std::time::{Duration, Instant};
 
 /// Agents of the idle row.
@@ -16,7 +17,7 @@ const INSTANCES: usize = 63;
 /// Until memory of handshakes has been given back.
 const SETTLE: Duration = Duration::from_secs(3);
 /// The idle router is watched for two keepalives of each agent.
-const WATCH: Duration = Duration::from_secs(30);
+const WATCH: Duration = Duration::from_secs(10);
 
 /// A rig with so many identities that `count` instances find room.
 fn rig(count: usize) -> Result<Rig, BarError> {
@@ -39,7 +40,7 @@ fn failed(error: AttachError) -> BarError {
 ///
 /// # Errors
 /// As all rows.
-pub fn idle(tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
+pub fn idle(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
     let rig = rig(IDLE)?;
     let target = rig.target()?;
     let before = sample(&target.watch)?;
@@ -48,15 +49,19 @@ pub fn idle(tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
     tell(&format!("idle: {IDLE} attached"));
     crowd.serve(SETTLE).map_err(failed)?;
     let settled = sample(&target.watch)?;
-    let begun = Instant::now();
-    crowd.serve(WATCH).map_err(failed)?;
-    let after = sample(&target.watch)?;
-    let took = begun.elapsed().as_secs_f64();
+    let mut shares = Vec::new();
+    let mut last = settled;
+    for _ in 0..settings.repeat {
+        let begun = Instant::now();
+        crowd.serve(WATCH).map_err(failed)?;
+        let now = sample(&target.watch)?;
+        shares.push((now.cpu - last.cpu).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0);
+        last = now;
+    }
     let each = (settled.resident_bytes.saturating_sub(before.resident_bytes)) as f64 / IDLE as f64;
-    let cpu = (after.cpu - settled.cpu).as_secs_f64() / took * 100.0;
-    let bar = |what: &str, figure: f64, unit, most, detail: String| Bar {
+    let bar = |what: &str, figure: Spread, unit, most, detail: String| Bar {
         what: what.to_owned(),
-        figure: Spread::of([figure]),
+        figure,
         unit,
         bound: Bound::AtMost(most),
         detail,
@@ -64,7 +69,7 @@ pub fn idle(tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
     Ok(vec![
         bar(
             "10,000 idle agents: resident memory each",
-            each / 1_024.0,
+            Spread::of([each / 1_024.0]),
             "KiB",
             48.0,
             format!(
@@ -75,11 +80,14 @@ pub fn idle(tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
         ),
         bar(
             "10,000 idle agents: CPU of the router",
-            cpu,
+            Spread::of(shares),
             "%",
             2.0,
             format!(
-                "of one core, over {took:.0} s; each sends a keepalive every 15 s, the default; one run"
+                "of one core, {} windows of {} s; each sends a keepalive every {} s, as agents of our client library",
+                settings.repeat,
+                WATCH.as_secs(),
+                ClientConfig::IDLE_TIMEOUT.as_secs() / 2
             ),
         ),
     ])

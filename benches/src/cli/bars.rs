@@ -138,6 +138,6 @@ fn measure(row: Row, arguments: &Arguments) -> anyhow::Result<Vec<Bar>> {
         Row::Delta => tables::delta(&settings, tell),
         Row::Snapshot => tables::snapshot(&settings, tell),
         Row::Attach => agents::attach(&settings, tell),
-        Row::Idle => agents::idle(tell),
+        Row::Idle => agents::idle(&settings, tell),
     }?)
 }

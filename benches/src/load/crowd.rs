@@ -2,6 +2,7 @@
 //! nothing.
 
 use super::attach::{AttachError, dialling_with, hello, read_welcome};
+use caplane_client::ClientConfig;
 use caplane_transport::{Credentials, Endpoint, Event, PeerId};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -42,6 +43,9 @@ impl Crowd {
             .map(|credentials| {
                 let endpoint = dialling_with(router, credentials.clone(), |config| {
                     config.hybrid_key_exchange = hybrid;
+                    // As agents of our client library.
+                    config.idle_timeout = ClientConfig::IDLE_TIMEOUT;
+                    config.keepalive = Some(ClientConfig::IDLE_TIMEOUT / 2);
                     // Hundreds of sockets of a full buffer each would be gigabytes.
                     config.socket_buffer_bytes = 256 << 10;
                 })

@@ -1,6 +1,6 @@
 //! All systems in turn, their results and the bars between them.
 
-use super::{Path, PeerError, RoundTrip, Settings, System, Throughput};
+use super::{Path, RoundTrip, Settings, System, Throughput};
 use crate::bars::{Bar, Bound};
 use crate::ceiling::Spread;
 use serde::Serialize;
@@ -276,6 +276,13 @@ pub fn bars(rows: &[Row], matrix: &Matrix) -> Vec<Bar> {
             of(a).total_cmp(&of(b))
         });
         let Some(best) = best.filter(|best| best.messages(*size, 1).median > 0.0) else {
+            bars.push(Bar {
+                what: format!("{size} B against the best encrypted peer, {:?}", ours.path),
+                figure: Spread::of([0.0]),
+                unit: "x",
+                bound: Bound::AtLeast(least(ours.path, *size)),
+                detail: "no encrypted peer could be measured".to_owned(),
+            });
             continue;
         };
         let theirs = best.messages(*size, 1).median;
@@ -325,13 +332,9 @@ fn least(path: Path, size: usize) -> f64 {
     }
 }
 
-/// A failure that the caller of [`measure`] may want to name.
-pub fn failed_everywhere(rows: &[Row]) -> Result<(), PeerError> {
-    if rows.iter().any(|row| !row.throughput.is_empty()) {
-        Ok(())
-    } else {
-        Err(PeerError::Failed("no system could be measured".to_owned()))
-    }
+/// Whether every cell of every system was measured in every round: what failed is in the table, and no bar is met by its absence.
+pub fn is_whole(rows: &[Row]) -> bool {
+    rows.iter().all(|row| row.failures.is_empty())
 }
 
 #[cfg(test)]

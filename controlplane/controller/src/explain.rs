@@ -1,6 +1,6 @@
 //! What would become of a message, and why: the question of northbound Explain, and its answer in words.
 //!
-//! The decisions themselves are `caplane-core`'s ([`fabric`]). Refuses to know gRPC, and what routers hold beyond the
+//! The decisions themselves are `caplane-core`'s (`fabric.rs`). Refuses to know gRPC, and what routers hold beyond the
 //! generation they reported.
 
 mod fabric;

@@ -80,6 +80,9 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
+    /// [`ClientConfig::idle_timeout`] unless told otherwise.
+    pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
     /// Defaults for these routers and this identity.
     #[must_use]
     pub fn new<R: Into<String>>(
@@ -102,7 +105,7 @@ impl ClientConfig {
             bulk_streams_max: 16,
             bulk_message_max: caplane_wire::BULK_MESSAGE_MAX_DEFAULT,
             resend_initial: Duration::from_secs(1),
-            idle_timeout: Duration::from_secs(10),
+            idle_timeout: Self::IDLE_TIMEOUT,
             linger: Duration::from_secs(5),
         }
     }
