@@ -104,6 +104,8 @@ pub struct WriteOptions {
     pub expected_generation: Option<u64>,
     /// The same request with the same key is done once; empty = each is done.
     pub idempotency_key: String,
+    /// Take it back unless it is confirmed within so many seconds.
+    pub confirm_within: Option<u32>,
 }
 
 /// A connection to one controller.
@@ -180,12 +182,15 @@ impl Api {
             dry_run,
             expected_generation,
             idempotency_key,
+            confirm_within,
         } = self.options.clone();
+        let confirm = confirm_within.map(|timeout_seconds| v1::CommitConfirmed { timeout_seconds });
         let request = v1::WriteRequest {
             updates,
             dry_run,
             expected_generation,
             idempotency_key,
+            confirm,
             ..v1::WriteRequest::default()
         };
         let answer = self.client.clone().write(request).await;
@@ -222,6 +227,7 @@ impl Api {
             generation: answer.generation,
             dry_run: self.options.dry_run.then_some(answer.diff),
             repeated: answer.repeated_request,
+            pending: answer.pending,
         })
     }
 
@@ -350,6 +356,30 @@ impl Api {
             .map_err(|status| self.refused(&status))
     }
 
+    /// Confirms, cancels or extends what waits to be confirmed; returns it, and the generation in which that held.
+    ///
+    /// # Errors
+    /// [`ApiError`]; NOT_FOUND when nothing of that id waits or did lately.
+    pub async fn confirm(
+        &self,
+        id: &str,
+        action: v1::confirm_request::Action,
+        extend_seconds: u32,
+    ) -> Result<(v1::PendingCommit, u64), ApiError> {
+        let request = v1::ConfirmRequest {
+            id: id.to_owned(),
+            action: action.into(),
+            extend_seconds,
+        };
+        let answer = self.client.clone().confirm(request).await;
+        let answer = answer.map_err(|status| self.refused(&status))?.into_inner();
+        let pending = answer.pending.ok_or(ApiError::Nonsense {
+            call: "Confirm",
+            missing: "what was confirmed",
+        })?;
+        Ok((pending, answer.generation))
+    }
+
     /// What would become of a message.
     ///
     /// # Errors
@@ -391,6 +421,8 @@ pub struct Written {
     pub dry_run: Option<Vec<v1::RouterDiff>>,
     /// It had been done before, by a request with the same idempotency key.
     pub repeated: bool,
+    /// What is taken back unless it is confirmed.
+    pub pending: Option<v1::PendingCommit>,
 }
 
 /// What was read.

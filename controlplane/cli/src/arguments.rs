@@ -15,6 +15,7 @@ use crate::settings::{Settings, default_state};
 mod agents;
 mod certificates;
 mod classes;
+mod commit;
 mod explain;
 mod messages;
 mod overrides;
@@ -26,6 +27,7 @@ mod write;
 pub use agents::{AgentCommand, RegisterArguments};
 pub use certificates::{PkiCommand, RoleName};
 pub use classes::{ClassCommand, ResolveArguments};
+pub use commit::CommitCommand;
 pub use explain::ExplainArguments;
 pub use messages::{
     BodyArguments, ListenArguments, RequestArguments, SendArguments, SpeakerArguments,
@@ -141,6 +143,9 @@ pub enum Command {
     /// Let one tenant reach classes of another
     #[command(subcommand)]
     Permission(PermissionCommand),
+    /// Confirm or cancel changes that wait for it (--confirm-within)
+    #[command(subcommand)]
+    Commit(CommitCommand),
     /// Ask what serves a need: the best classes or agents for a text, path or id
     Resolve(ResolveArguments),
     /// Say what would become of a message, router by router, and why

@@ -10,6 +10,7 @@ use crate::settings::Settings;
 mod agents;
 mod certificates;
 mod classes;
+mod commits;
 mod entities;
 mod explain;
 mod messages;
@@ -26,7 +27,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let settings = cli.global.settings();
     let json = cli.global.json;
     if settings.write != WriteOptions::default() && !cli.command.writes() {
-        let text = "this command changes nothing; leave --dry-run, --expect-generation and --idempotency-key out";
+        let text = "this command changes nothing; leave --dry-run, --expect-generation, --idempotency-key and --confirm-within out";
         return Err(Failure::new(Exit::Usage, text));
     }
     let output = match cli.command {
@@ -39,6 +40,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Group(command) => overrides::groups(&settings, command).await?,
         Command::Tenant(command) => policy::tenants(&settings, command).await?,
         Command::Permission(command) => policy::permissions(&settings, command).await?,
+        Command::Commit(command) => commits::commits(&settings, command).await?,
         Command::Resolve(arguments) => classes::resolve(&settings, &arguments).await?,
         Command::Explain(arguments) => explain::explain(&settings, &arguments).await?,
         Command::Send(arguments) => messages::send(&settings, &arguments).await?,

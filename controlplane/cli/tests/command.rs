@@ -798,3 +798,48 @@ async fn errors_say_what_would_be_accepted() {
     );
     assert_eq!(error["faults"][0]["update_index"], 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_wait_to_be_confirmed_and_are_taken_back() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let _fabric = fabric(state).await;
+    let within = ["--confirm-within", "300"];
+    let add = |name| [&["tenant", "add", name][..], &within].concat();
+    let added = json(state, &add("t1"), "caplane.tenant/1");
+    assert_eq!(added["pending"]["state"], "waiting");
+    let id = added["pending"]["id"].as_str().expect("an id").to_owned();
+    let error = refused(state, &add("t2"), 2);
+    assert!(
+        error.contains("waits already, one may at a time"),
+        "{error}"
+    );
+    let error = refused(state, &["tenant", "remove", "t1"], 2);
+    assert!(
+        error.contains(&format!("caplane commit confirm {id}")),
+        "{error}"
+    );
+    json(
+        state,
+        &["commit", "extend", &id, "--for", "60"],
+        "caplane.commit/1",
+    );
+    let ended = json(state, &["commit", "cancel", &id], "caplane.commit/1");
+    assert_eq!(ended["state"], "cancelled");
+    refused(state, &["tenant", "remove", "t1"], 3);
+
+    let added = json(state, &add("t3"), "caplane.tenant/1");
+    let id = added["pending"]["id"].as_str().expect("an id").to_owned();
+    json(state, &["commit", "confirm", &id], "caplane.commit/1");
+    json(state, &["tenant", "remove", "t3"], "caplane.tenant/1");
+    let all = json(state, &["commit", "list"], "caplane.commits/1");
+    let states: Vec<&str> = all["commits"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|commit| commit["state"].as_str())
+        .collect();
+    assert_eq!(states, ["cancelled", "confirmed"]);
+    refused(state, &["commit", "confirm", "99999"], 3);
+    refused(state, &["tenant", "list", "--confirm-within", "5"], 2);
+}

@@ -1,4 +1,4 @@
-//! The shell towards orchestrators and operators: Write, Read, Resolve.
+//! The shell towards orchestrators and operators: Write, Confirm, Read, Resolve.
 //!
 //! Every refusal becomes a status that names field, value, remedy and what would
 //! be accepted, as text and as data. Refuses to know what is stored how, and
@@ -17,6 +17,7 @@ use crate::resolve::resolve;
 use crate::southbound::Sessions;
 use crate::tls::PeerIdentity;
 
+mod confirm;
 mod errors;
 mod explain;
 mod read;
@@ -79,17 +80,29 @@ impl Interceptor for OperatorsOnly {
     }
 }
 
+/// The URI of who asks.
+fn caller<T>(request: &Request<T>) -> String {
+    let peer = request.extensions().get::<PeerIdentity>();
+    peer.map_or_else(|| "?".into(), |peer| peer.uri.to_string())
+}
+
 #[tonic::async_trait]
 impl Northbound for NorthboundService {
     async fn write(
         &self,
         request: Request<v1::WriteRequest>,
     ) -> Result<Response<v1::WriteResponse>, Status> {
-        let who = request
-            .extensions()
-            .get::<PeerIdentity>()
-            .map_or_else(|| "?".into(), |peer| peer.uri.to_string());
+        let who = caller(&request);
         let response = write::write(self, who, request.into_inner()).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn confirm(
+        &self,
+        request: Request<v1::ConfirmRequest>,
+    ) -> Result<Response<v1::ConfirmResponse>, Status> {
+        let who = caller(&request);
+        let response = confirm::confirm(self, who, request.into_inner()).await?;
         Ok(Response::new(response))
     }
 

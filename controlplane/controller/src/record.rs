@@ -9,6 +9,12 @@ use std::sync::Arc;
 use caplane_wire::Label;
 use prost::Message;
 
+mod key;
+mod pending;
+
+pub use key::ObjectKey;
+pub use pending::{Outcome, PendingRecord, UndoCard, UndoRecord};
+
 /// What a grant's class path says when it means "whatever its skills are classified as".
 pub const ANY_CLASS: &str = "*";
 
@@ -280,33 +286,6 @@ impl CounterKind {
     }
 }
 
-/// Names one object of the desired state.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ObjectKey {
-    /// By kind.
-    Counter(CounterKind),
-    /// By name.
-    Tenant(String),
-    /// By URI.
-    Agent(String),
-    /// Agent URI, class path.
-    Grant(String, String),
-    /// Agent URI, skill id.
-    Override(String, String),
-    /// By name.
-    Router(String),
-    /// Names in order.
-    Link(String, String),
-    /// From, to, class path.
-    Permission(u32, u32, String),
-    /// By name.
-    Group(String),
-    /// Label bits.
-    Attachment(u32),
-    /// Caller, idempotency key.
-    Request(String, String),
-}
-
 /// One object of the desired state.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
@@ -332,6 +311,8 @@ pub enum Object {
     Attachment(AttachmentRecord),
     /// See [`RequestRecord`].
     Request(Arc<RequestRecord>),
+    /// See [`PendingRecord`].
+    Pending(Arc<PendingRecord>),
 }
 
 /// A stored value that this program cannot read.
@@ -342,54 +323,6 @@ pub struct RecordError {
     pub tag: u8,
     /// What is wrong.
     pub cause: String,
-}
-
-impl ObjectKey {
-    /// Number of the kind: first byte of the stored key.
-    #[must_use]
-    pub fn tag(&self) -> u8 {
-        match self {
-            Self::Counter(_) => 1,
-            Self::Tenant(_) => 2,
-            Self::Agent(_) => 3,
-            Self::Grant(..) => 4,
-            Self::Override(..) => 5,
-            Self::Router(_) => 6,
-            Self::Link(..) => 7,
-            Self::Permission(..) => 8,
-            Self::Group(_) => 9,
-            Self::Attachment(_) => 10,
-            Self::Request(..) => 12,
-        }
-    }
-
-    /// The stored key: tag, then each part; texts carry their length in two bytes.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = vec![self.tag()];
-        let text = |out: &mut Vec<u8>, text: &str| {
-            let len = u16::try_from(text.len()).unwrap_or(u16::MAX);
-            out.extend_from_slice(&len.to_be_bytes());
-            out.extend_from_slice(text.as_bytes());
-        };
-        match self {
-            Self::Counter(kind) => out.push(*kind as u8),
-            Self::Tenant(name) | Self::Agent(name) | Self::Router(name) | Self::Group(name) => {
-                text(&mut out, name);
-            }
-            Self::Grant(a, b) | Self::Override(a, b) | Self::Link(a, b) | Self::Request(a, b) => {
-                text(&mut out, a);
-                text(&mut out, b);
-            }
-            Self::Permission(from, to, class) => {
-                out.extend_from_slice(&from.to_be_bytes());
-                out.extend_from_slice(&to.to_be_bytes());
-                text(&mut out, class);
-            }
-            Self::Attachment(label) => out.extend_from_slice(&label.to_be_bytes()),
-        }
-        out
-    }
 }
 
 impl Object {
@@ -410,6 +343,7 @@ impl Object {
             Self::Group(r) => ObjectKey::Group(r.name.clone()),
             Self::Attachment(r) => ObjectKey::Attachment(r.label),
             Self::Request(r) => ObjectKey::Request(r.caller.clone(), r.key.clone()),
+            Self::Pending(r) => ObjectKey::Pending(r.generation),
         }
     }
 
@@ -428,6 +362,7 @@ impl Object {
             Self::Group(r) => r.encode_to_vec(),
             Self::Attachment(r) => r.encode_to_vec(),
             Self::Request(r) => r.encode_to_vec(),
+            Self::Pending(r) => r.encode_to_vec(),
         }
     }
 
@@ -461,6 +396,13 @@ impl Object {
             9 => Self::Group(read(tag, value)?),
             10 => Self::Attachment(read(tag, value)?),
             12 => Self::Request(Arc::new(read(tag, value)?)),
+            13 => {
+                let record: PendingRecord = read(tag, value)?;
+                for undo in &record.undo {
+                    undo.parts()?;
+                }
+                Self::Pending(Arc::new(record))
+            }
             _ => return Err(refuse("the kind is unknown".into())),
         };
         match object.number_out_of_range() {
@@ -480,7 +422,8 @@ impl Object {
             | Self::Grant(_)
             | Self::Override(_)
             | Self::Link(_)
-            | Self::Request(_) => None,
+            | Self::Request(_)
+            | Self::Pending(_) => None,
             Self::Tenant(r) => tenant(r.id),
             Self::Permission(r) => tenant(r.from).or(tenant(r.to)),
             Self::Agent(r) => check(CounterKind::Agent, r.number).or(tenant(r.tenant)),

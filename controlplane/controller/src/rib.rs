@@ -25,11 +25,13 @@ use crate::tables::TableKey;
 mod allocate;
 mod lookup;
 mod members;
+mod pending;
 mod requests;
 
 pub use allocate::Exhausted;
 pub use lookup::Membership;
 pub use members::{ClassCount, ClassMembers};
+pub use pending::Waiting;
 
 #[cfg(test)]
 mod tests;
@@ -98,6 +100,7 @@ pub struct Rib {
     /// Agents whose registration ends, by time.
     leases: BTreeSet<(u64, String)>,
     requests: requests::RequestIndex,
+    pending: pending::PendingIndex,
     touched: Touched,
     journal: Vec<(ObjectKey, Option<Object>)>,
 }
@@ -138,6 +141,7 @@ impl Rib {
             members: members::MemberIndex::default(),
             leases: BTreeSet::new(),
             requests: requests::RequestIndex::default(),
+            pending: pending::PendingIndex::default(),
             touched: Touched::default(),
             journal: Vec::new(),
         };
@@ -231,6 +235,12 @@ impl Rib {
             .collect()
     }
 
+    /// What was changed since `mark`, oldest first, and what stood there before each change.
+    pub fn written_since(&self, mark: Mark) -> impl Iterator<Item = (&ObjectKey, Option<&Object>)> {
+        let rows = self.journal.get(mark.0..).unwrap_or_default();
+        rows.iter().map(|(key, before)| (key, before.as_ref()))
+    }
+
     /// Forgets how to undo: the changes are stored.
     pub fn settle(&mut self) {
         self.journal.clear();
@@ -298,6 +308,13 @@ impl Rib {
                     _ => None,
                 };
                 self.requests.assign(caller, key, new).map(Object::Request)
+            }
+            (ObjectKey::Pending(generation), new) => {
+                let new = match new {
+                    Some(Object::Pending(record)) => Some(record),
+                    _ => None,
+                };
+                self.pending.assign(generation, new).map(Object::Pending)
             }
         }
     }

@@ -154,6 +154,8 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         Box::new(move |verdicts| deliver.deliver(verdicts)),
     )
     .map_err(system("start", "the commit thread"))?;
+    // Of while the controller was away: nobody is to see what is over already.
+    leases::expire_pending(&state, &committer).await;
     let north = bind(config.listen_northbound).await?;
     let south = bind(config.listen_southbound).await?;
     let addresses = Addresses {

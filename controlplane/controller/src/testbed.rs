@@ -249,6 +249,7 @@ pub(crate) fn objects(rib: &Rib) -> Vec<Object> {
     out.extend(rib.links_after("", "").cloned().map(Object::Link));
     out.extend(rib.permissions_after(None).cloned().map(Object::Permission));
     out.extend(rib.groups_after("").cloned().map(Object::Group));
+    out.extend(rib.pending_after(0).cloned().map(Object::Pending));
     for agent in rib.agents_after("") {
         out.extend(rib.instances(agent.number).cloned().map(Object::Attachment));
     }

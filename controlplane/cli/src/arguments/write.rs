@@ -28,6 +28,15 @@ pub struct WriteArguments {
         conflicts_with = "dry_run"
     )]
     pub idempotency_key: String,
+    /// Take it back unless it is confirmed within this time: `caplane commit confirm`
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u32).range(1..=86_400),
+        conflicts_with = "dry_run"
+    )]
+    pub confirm_within: Option<u32>,
 }
 
 impl WriteArguments {
@@ -36,6 +45,7 @@ impl WriteArguments {
             dry_run: self.dry_run,
             expected_generation: self.expect_generation,
             idempotency_key: self.idempotency_key.clone(),
+            confirm_within: self.confirm_within,
         }
     }
 }
@@ -56,6 +66,7 @@ impl Command {
             Self::Tenant(command) => !matches!(command, TenantCommand::List),
             Self::Permission(command) => !matches!(command, PermissionCommand::List),
             Self::Class(_)
+            | Self::Commit(_)
             | Self::Resolve(_)
             | Self::Explain(_)
             | Self::Send(_)

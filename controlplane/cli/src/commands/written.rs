@@ -5,6 +5,7 @@ use caplane_proto::v1;
 use caplane_proto::v1::resource::Resource as Body;
 use serde_json::{Value, json};
 
+use super::commits::{as_json, left};
 use crate::api::Written;
 use crate::output::Output;
 
@@ -21,12 +22,29 @@ pub(super) fn place(written: &Written) -> String {
     }
 }
 
+/// What must be done for a change to stay; empty when nothing.
+fn unless(written: &Written) -> String {
+    written
+        .pending
+        .as_ref()
+        .map_or_else(String::new, |pending| {
+            format!(
+                "taken back in {} unless confirmed: caplane commit confirm {}\n",
+                left(pending),
+                pending.id
+            )
+        })
+}
+
 /// A command's own words, and what a dry run found.
 pub(super) fn output(schema: &str, written: &Written, mut json: Value, mut text: String) -> Output {
     if let Value::Object(fields) = &mut json {
         fields.insert("generation".to_owned(), written.generation.into());
         if written.repeated {
             fields.insert("repeated_request".to_owned(), true.into());
+        }
+        if let Some(pending) = &written.pending {
+            fields.insert("pending".to_owned(), as_json(pending));
         }
         if let Some(diff) = &written.dry_run {
             fields.insert("dry_run".to_owned(), true.into());
@@ -37,6 +55,7 @@ pub(super) fn output(schema: &str, written: &Written, mut json: Value, mut text:
     if let Some(diff) = &written.dry_run {
         text.push_str(&describe(diff));
     }
+    text.push_str(&unless(written));
     Output::new(schema, json, text)
 }
 

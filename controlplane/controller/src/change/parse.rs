@@ -218,6 +218,16 @@ fn one(
         Body::Permission(permission) => ("permission", check.permission(permission)),
         Body::Group(group) => ("group", check.group(group)),
         Body::Override(told) => ("override", check.skill_override(told)),
+        Body::PendingCommit(pending) => (
+            "pending_commit",
+            Err(Refusal::new(
+                Fault::State,
+                "id",
+                &pending.id,
+                "what waits to be confirmed is read only here",
+                "Write with `confirm`, and end it with Confirm",
+            )),
+        ),
         Body::Class(class) => (
             "class",
             Err(Refusal::new(

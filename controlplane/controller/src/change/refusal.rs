@@ -17,6 +17,8 @@ pub enum Fault {
     Full,
     /// ABORTED: somebody else was first.
     Conflict,
+    /// UNAVAILABLE: the store failed.
+    Store,
 }
 
 /// A change that may not be.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use caplane_proto::v1::ByeCode;
 
 use super::attach::withdraw_attachments;
+use super::confirm;
 use super::{ACCEPTED_MAX, Action, AgentSpec, Checked, ClassRef, Fault, Refusal, Target, Update};
 use crate::commit::Transaction;
 use crate::record::{
@@ -44,7 +45,11 @@ pub fn batch(
         .enumerate()
         .map(|(i, update)| match update {
             Ok(update) => {
-                let outcome = tx.attempt(|tx| one(tx, update));
+                let outcome = tx.attempt(|tx| {
+                    let start = confirm::Start::of(tx);
+                    one(tx, update)?;
+                    confirm::leave_alone(tx, start)
+                });
                 outcome.err().map(|refusal| refusal.of_update(i))
             }
             Err(refusal) => Some(refusal.clone()),
@@ -269,7 +274,8 @@ fn grant(
         tx.rib.remove(&key);
         return Ok(());
     }
-    if action == Action::Insert && tx.rib.grants_of(agent).count() >= GRANTS_MAX {
+    let grants = tx.rib.grants_of(agent).count() + tx.rib.grants_set_aside(agent);
+    if action == Action::Insert && grants >= GRANTS_MAX {
         return Err(Refusal::new(
             Fault::Full,
             "agent_uri",

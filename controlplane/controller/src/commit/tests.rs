@@ -190,6 +190,58 @@ async fn another_taxonomy_classifies_again_and_asks_for_snapshots() {
     assert_eq!(again.generation(), 2, "only once");
 }
 
+#[tokio::test]
+async fn what_a_commit_comes_back_to_follows_the_taxonomy() {
+    use crate::change::confirm::{self, Start, Wait};
+    use crate::testbed::{card, delete, modify};
+
+    let store = Arc::new(MemoryStore::default());
+    let (state, committer) = open(&store);
+    let skills = ["book_hotel", "find_hotel"];
+    let lost = "travel/hotels/find_hotel";
+    let updates = vec![insert(agent("x", "", &skills)), insert(grant("x", lost))];
+    write(&committer, updates).await.expect("accepted");
+    let gone = checked(&[delete(grant("x", lost)), modify(agent("x", "", &[]))]).expect("good");
+    let stored = state.clone();
+    let held = committer.change(move |tx| {
+        let wait = Wait {
+            caller: "ada".into(),
+            seconds: 600,
+        };
+        let start = Start::of(tx);
+        write::batch(tx, &gone, Atomicity::AllOrNone)?;
+        confirm::hold(tx, start, &wait, |number| {
+            stored.card(number).map_err(|error| error.to_string())
+        })
+    });
+    let id = held
+        .await
+        .expect("accepted")
+        .value
+        .expect("waits")
+        .generation;
+    drop((state, committer));
+
+    let text = TAXONOMY.replace("find_hotel", "search_hotel");
+    let text = text.replace("Find Hotel", "Seek");
+    let taxonomy = Taxonomy::from_json(&text, "test").expect("good");
+    let newer = Arc::new(Knowledge::new(taxonomy));
+    let state = State::open(store, newer, 1_000).expect("opens");
+    let (committer, _) = Committer::start(state.clone(), Box::new(|_| {})).expect("a thread");
+    let ended = committer.change(move |tx| confirm::cancel(tx, id, "ada"));
+    ended.await.expect("cancelled");
+    let rib = state.rib();
+    let agent = rib.agent(&agent_uri("x")).expect("there").clone();
+    let classes: Vec<bool> = agent.skills.iter().map(|skill| skill.class != 0).collect();
+    assert_eq!(classes, [true, false], "a class that is lost stays lost");
+    assert_eq!(rib.grant(&agent_uri("x"), lost).expect("is back").class, 0);
+    drop(rib);
+    assert_eq!(
+        state.card(agent.number).expect("reads"),
+        Some(card(&skills))
+    );
+}
+
 fn everything(state: &State) -> (u64, u64, Vec<crate::record::Object>, Vec<(TableKey, Entry)>) {
     let rib = state.rib();
     assert!(rib.touched().is_empty(), "nothing is left to compile");

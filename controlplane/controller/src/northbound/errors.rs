@@ -34,6 +34,7 @@ pub(super) fn code(fault: Fault) -> Code {
         Fault::State => Code::FailedPrecondition,
         Fault::Full => Code::ResourceExhausted,
         Fault::Conflict => Code::Aborted,
+        Fault::Store => Code::Unavailable,
     }
 }
 

@@ -24,7 +24,7 @@ const PAGE_SIZE_MAX: usize = 10_000;
 /// Bytes of a page: half of what gRPC clients accept by default (4 MiB).
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// What can be read, by the names of northbound.proto.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "AGENT",
     "GRANT",
     "ROUTER",
@@ -34,6 +34,7 @@ const KINDS: [&str; 9] = [
     "CLASS",
     "GROUP",
     "SKILL_OVERRIDE",
+    "PENDING_COMMIT",
 ];
 /// Between the parts of a key in a page token: no key part contains it.
 const SEPARATOR: char = '\n';
@@ -147,6 +148,7 @@ fn rows(view: &View<'_>, kind: Kind, window: &Window<'_>) -> Vec<Row> {
         Kind::Class => classes(view, window),
         Kind::Group => groups(view, window),
         Kind::SkillOverride => overrides(view, window),
+        Kind::PendingCommit => pending(view, window),
         Kind::Unspecified => Vec::new(),
     }
 }
@@ -320,6 +322,23 @@ fn groups(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
     }
     view.rib
         .groups_after(window.after)
+        .take(window.limit)
+        .map(show)
+        .collect()
+}
+
+fn pending(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    let show = |record: &Arc<crate::record::PendingRecord>| {
+        let pending = View::pending(record);
+        row(pending.id.clone(), Body::PendingCommit(pending))
+    };
+    if !window.key.is_empty() {
+        let generation = window.key.parse().ok();
+        let record = generation.and_then(|generation| view.rib.pending(generation));
+        return record.map(show).into_iter().collect();
+    }
+    view.rib
+        .pending_after(window.after.parse().unwrap_or(0))
         .take(window.limit)
         .map(show)
         .collect()

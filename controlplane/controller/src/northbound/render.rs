@@ -8,8 +8,8 @@ use caplane_wire::{Aic, Label};
 use crate::change::{Action, Target, Update};
 use crate::knowledge::Knowledge;
 use crate::record::{
-    AgentRecord, GrantRecord, GroupRecord, LinkRecord, OverrideRecord, PermissionRecord,
-    RouterRecord, TenantRecord,
+    AgentRecord, GrantRecord, GroupRecord, LinkRecord, Outcome, OverrideRecord, PendingRecord,
+    PermissionRecord, RouterRecord, TenantRecord,
 };
 use crate::rib::Rib;
 use crate::salts::{IdentityCheck, code_of};
@@ -91,6 +91,26 @@ impl View<'_> {
             })),
         };
         v1::Entity { entity: body }
+    }
+
+    pub(super) fn pending(record: &PendingRecord) -> v1::PendingCommit {
+        use v1::pending_commit::State;
+        let state = match record.outcome() {
+            Outcome::Waiting => State::Waiting,
+            Outcome::Confirmed => State::Confirmed,
+            Outcome::Cancelled => State::Cancelled,
+            Outcome::Expired => State::Expired,
+        };
+        v1::PendingCommit {
+            id: record.generation.to_string(),
+            who: record.caller.clone(),
+            deadline_unix_ms: i64::try_from(record.deadline_unix_ms).unwrap_or(i64::MAX),
+            generation: record.generation,
+            objects: record.objects,
+            state: state.into(),
+            ended_generation: record.ended_generation,
+            ended_by: record.ended_by.clone(),
+        }
     }
 
     pub(super) fn agent(&self, agent: &AgentRecord) -> v1::Agent {

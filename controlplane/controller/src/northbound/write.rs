@@ -9,9 +9,10 @@ use tonic::Status;
 use super::errors::{broke, code, not_committed, refused, update_status};
 use super::render::View;
 use super::{NorthboundService, rehearsal};
+use crate::change::confirm::{self, Start, Wait};
 use crate::change::once::{self, KEY_BYTES_MAX, RequestName};
 use crate::change::{Atomicity, Checked, Fault, Refusal, parse, write};
-use crate::commit::Transaction;
+use crate::commit::{State, Transaction};
 use crate::knowledge::Knowledge;
 use crate::record::{RefusedUpdate, RequestRecord};
 use crate::southbound::Sessions;
@@ -28,6 +29,7 @@ struct Order {
     dry_run: bool,
     expected_generation: Option<u64>,
     name: Option<RequestName>,
+    confirm: Option<Wait>,
     omit_entities: bool,
 }
 
@@ -38,6 +40,7 @@ struct Answer {
     entities: Vec<v1::Entity>,
     entities_left_out: u32,
     statuses: Vec<v1::UpdateStatus>,
+    pending: Option<v1::PendingCommit>,
 }
 
 pub(super) async fn write(
@@ -52,8 +55,8 @@ pub(super) async fn write(
         .map_err(|_| broke("checking the batch"))?
         .map_err(|refusal| refused(&refusal))?;
     let dry_run = order.dry_run;
-    let (knowledge, sessions) = (service.state.knowledge().clone(), service.sessions.clone());
-    let work = move |tx: &mut Transaction<'_>| carry_out(tx, order, &knowledge, &sessions);
+    let (state, sessions) = (service.state.clone(), service.sessions.clone());
+    let work = move |tx: &mut Transaction<'_>| carry_out(tx, order, &state, &sessions);
     let (generation, answer, diff) = if dry_run {
         let tried = service.committer.rehearse(work).await;
         let tried = tried.map_err(|error| not_committed(&error))?;
@@ -73,6 +76,7 @@ pub(super) async fn write(
         refused = refused.count(),
         dry_run,
         repeated = answer.held_by.is_some(),
+        pending = answer.pending.is_some() && !dry_run,
         generation,
     );
     Ok(v1::WriteResponse {
@@ -80,6 +84,7 @@ pub(super) async fn write(
         entities: answer.entities,
         statuses: answer.statuses,
         diff,
+        pending: answer.pending.filter(|_| !dry_run),
         repeated_request: answer.held_by.is_some(),
         entities_left_out: answer.entities_left_out,
     })
@@ -107,8 +112,16 @@ fn check(
             return Err(refusal.accepting(["ALL_OR_NONE", "CONTINUE_ON_ERROR"]));
         }
     };
+    let confirm = match request.confirm {
+        Some(asked) => Some(Wait {
+            caller: caller.clone(),
+            seconds: confirm::seconds("confirm.timeout_seconds", asked.timeout_seconds)?,
+        }),
+        None => None,
+    };
     Ok(Order {
         name: name(caller, &request)?,
+        confirm,
         updates: parse::batch(knowledge, &request.updates)?,
         atomicity,
         dry_run: request.dry_run,
@@ -149,9 +162,10 @@ fn name(caller: String, request: &v1::WriteRequest) -> Result<Option<RequestName
 fn carry_out(
     tx: &mut Transaction<'_>,
     order: Order,
-    knowledge: &Knowledge,
+    state: &State,
     sessions: &Sessions,
 ) -> Result<Answer, Refusal> {
+    let knowledge = state.knowledge();
     if let Some(name) = &order.name
         && let Some(known) = once::recall(tx, name)?
     {
@@ -163,33 +177,44 @@ fn carry_out(
                 ..v1::UpdateStatus::default()
             })
             .collect();
-        return Ok(answer(
-            tx,
-            &order,
-            statuses,
-            Some(known.generation),
-            knowledge,
-            sessions,
-        ));
+        let pending = tx.rib.pending(known.generation);
+        let pending = pending.filter(|_| order.confirm.is_some());
+        return Ok(Answer {
+            held_by: Some(known.generation),
+            pending: pending.map(|record| View::pending(record)),
+            ..answer(tx, &order, statuses, knowledge, sessions)
+        });
     }
     if let Some(expected) = order.expected_generation {
         write::compare(tx, expected)?;
     }
+    if order.confirm.is_some() {
+        confirm::none_waits(tx.rib)?;
+    }
+    let start = Start::of(tx);
     let refusals = write::batch(tx, &order.updates, order.atomicity)?;
+    let pending = match &order.confirm {
+        Some(wait) => confirm::hold(tx, start, wait, |number| {
+            state.card(number).map_err(|error| error.to_string())
+        })?,
+        None => None,
+    };
     if let Some(name) = &order.name
         && refusals.iter().any(Option::is_none)
     {
         once::remember(tx, name.clone(), refused_updates(&refusals));
     }
     let statuses = statuses(&refusals);
-    Ok(answer(tx, &order, statuses, None, knowledge, sessions))
+    Ok(Answer {
+        pending: pending.map(|record| View::pending(&record)),
+        ..answer(tx, &order, statuses, knowledge, sessions)
+    })
 }
 
 fn answer(
     tx: &Transaction<'_>,
     order: &Order,
     statuses: Vec<v1::UpdateStatus>,
-    held_by: Option<u64>,
     knowledge: &Knowledge,
     sessions: &Sessions,
 ) -> Answer {
@@ -204,10 +229,11 @@ fn answer(
         entities(&view, &order.updates, &statuses)
     };
     Answer {
-        held_by,
+        held_by: None,
         entities,
         entities_left_out,
         statuses,
+        pending: None,
     }
 }
 

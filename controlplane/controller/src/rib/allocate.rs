@@ -3,7 +3,8 @@
 //! Next fit: the number after the last one handed out that is free, going round
 //! at the end. The same writes in the same order give the same numbers, and a
 //! number that was given back is the *last* to be tried again: a message still
-//! under way to a withdrawn agent meets NO_ROUTE, not a stranger.
+//! under way to a withdrawn agent meets NO_ROUTE, not a stranger. Numbers that a commit
+//! would need back when it is rolled back are not handed out.
 
 use super::Rib;
 use crate::record::{CounterKind, CounterRecord, Object};
@@ -45,7 +46,7 @@ impl Rib {
             if number == 0 || number > limit {
                 number = 1;
             }
-            if !self.is_taken(kind, number) {
+            if !self.is_taken(kind, number) && !self.is_set_aside(kind, number) {
                 self.put(Object::Counter(CounterRecord {
                     kind: kind as u32,
                     next: number + 1,

@@ -45,6 +45,7 @@ impl Rib {
                 Object::Attachment(self.attachments.get(label)?.clone())
             }
             ObjectKey::Request(caller, key) => Object::Request(self.request(caller, key)?.clone()),
+            ObjectKey::Pending(generation) => Object::Pending(self.pending(*generation)?.clone()),
         })
     }
 

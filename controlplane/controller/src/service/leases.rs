@@ -1,4 +1,5 @@
-//! What silence and time end: attachments of silent routers, registrations past their lease.
+//! What silence and time end: attachments of silent routers, registrations past their lease, writes
+//! that nobody confirmed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::change::{attach, lease};
+use crate::change::{attach, confirm, lease};
 use crate::commit::{Committer, State, now_unix_ms};
 use crate::southbound::Sessions;
 
@@ -29,6 +30,7 @@ pub(super) async fn keep(
         }
         expire_routers(&state, &committer, &sessions, router_lease).await;
         expire_agents(&state, &committer).await;
+        expire_pending(&state, &committer).await;
     }
 }
 
@@ -84,5 +86,31 @@ async fn expire_agents(state: &State, committer: &Committer) {
             }
         }
         Err(error) => tracing::error!(event = "expiry_failed", %error),
+    }
+}
+
+/// Rolls back the Write that was not confirmed in time.
+pub(super) async fn expire_pending(state: &State, committer: &Committer) {
+    let deadline = state
+        .rib()
+        .waiting()
+        .map(|waiting| waiting.record().deadline_unix_ms);
+    if deadline.is_none_or(|deadline| deadline > now_unix_ms()) {
+        return;
+    }
+    match committer.change(confirm::expire).await {
+        Ok(done) => {
+            if let Some(record) = done.value {
+                tracing::warn!(
+                    event = "not_confirmed",
+                    commit = record.generation,
+                    who = record.caller,
+                    objects = record.objects,
+                    generation = done.generation,
+                    "rolled back",
+                );
+            }
+        }
+        Err(error) => tracing::error!(event = "rollback_failed", %error),
     }
 }

@@ -1,0 +1,89 @@
+//! Confirm: ends or extends a Write that waits to be confirmed.
+
+use std::sync::Arc;
+
+use caplane_proto::v1;
+use caplane_proto::v1::confirm_request::Action;
+use tonic::Status;
+
+use super::NorthboundService;
+use super::errors::{not_committed, refused};
+use super::render::View;
+use crate::change::{Fault, Refusal, confirm};
+use crate::commit::Transaction;
+use crate::record::PendingRecord;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    Confirm,
+    Cancel,
+    Extend { seconds: u32 },
+}
+
+pub(super) async fn confirm(
+    service: &NorthboundService,
+    caller: String,
+    request: v1::ConfirmRequest,
+) -> Result<v1::ConfirmResponse, Status> {
+    let (generation, word) = check(&request).map_err(|refusal| refused(&refusal))?;
+    let who = caller.clone();
+    let work = move |tx: &mut Transaction<'_>| say(tx, generation, word, &who);
+    let done = service.committer.change(work).await;
+    let done = done.map_err(|error| not_committed(&error))?;
+    tracing::info!(
+        event = "confirm",
+        who = %caller,
+        commit = generation,
+        word = ?word,
+        generation = done.generation,
+    );
+    Ok(v1::ConfirmResponse {
+        generation: done.generation,
+        pending: Some(View::pending(&done.value)),
+    })
+}
+
+fn say(
+    tx: &mut Transaction<'_>,
+    generation: u64,
+    word: Word,
+    caller: &str,
+) -> Result<Arc<PendingRecord>, Refusal> {
+    match word {
+        Word::Confirm => confirm::confirm(tx, generation, caller),
+        Word::Cancel => confirm::cancel(tx, generation, caller),
+        Word::Extend { seconds } => confirm::extend(tx, generation, seconds),
+    }
+}
+
+fn check(request: &v1::ConfirmRequest) -> Result<(u64, Word), Refusal> {
+    let word = match Action::try_from(request.action) {
+        Ok(Action::Confirm) => Word::Confirm,
+        Ok(Action::Cancel) => Word::Cancel,
+        Ok(Action::Extend) => Word::Extend {
+            seconds: confirm::seconds("extend_seconds", request.extend_seconds)?,
+        },
+        Ok(Action::Unspecified) | Err(_) => {
+            let remedy = "use CONFIRM, CANCEL or EXTEND";
+            let refusal = Refusal::new(
+                Fault::Invalid,
+                "action",
+                request.action,
+                "says nothing",
+                remedy,
+            );
+            return Err(refusal.accepting(["CONFIRM", "CANCEL", "EXTEND"]));
+        }
+    };
+    let generation = request.id.parse().map_err(|_| {
+        Refusal::new(
+            Fault::Invalid,
+            "id",
+            &request.id,
+            "is no id of a commit",
+            "use the one that Write answered (`pending.id`)",
+        )
+    })?;
+    Ok((generation, word))
+}
