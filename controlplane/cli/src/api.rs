@@ -106,6 +106,8 @@ pub struct WriteOptions {
     pub idempotency_key: String,
     /// Take it back unless it is confirmed within so many seconds.
     pub confirm_within: Option<u32>,
+    /// Wait so long at most until routers forward by it; 0 = until it is durable.
+    pub wait_live_seconds: u32,
 }
 
 /// A connection to one controller.
@@ -183,6 +185,7 @@ impl Api {
             expected_generation,
             idempotency_key,
             confirm_within,
+            wait_live_seconds,
         } = self.options.clone();
         let confirm = confirm_within.map(|timeout_seconds| v1::CommitConfirmed { timeout_seconds });
         let request = v1::WriteRequest {
@@ -191,6 +194,7 @@ impl Api {
             expected_generation,
             idempotency_key,
             confirm,
+            wait_live_ms: wait_live_seconds.saturating_mul(1_000),
             ..v1::WriteRequest::default()
         };
         let answer = self.client.clone().write(request).await;
@@ -228,6 +232,7 @@ impl Api {
             dry_run: self.options.dry_run.then_some(answer.diff),
             repeated: answer.repeated_request,
             pending: answer.pending,
+            rollout: answer.rollout,
         })
     }
 
@@ -380,6 +385,18 @@ impl Api {
         Ok((pending, answer.generation))
     }
 
+    /// Which routers forward by a generation; 0 = the newest.
+    ///
+    /// # Errors
+    /// [`ApiError`]; NOT_FOUND when there is no such generation yet.
+    pub async fn rollout(&self, generation: u64) -> Result<v1::RolloutResponse, ApiError> {
+        let request = v1::RolloutRequest { generation };
+        let answer = self.client.clone().rollout(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
     /// What would become of a message.
     ///
     /// # Errors
@@ -423,6 +440,8 @@ pub struct Written {
     pub repeated: bool,
     /// What is taken back unless it is confirmed.
     pub pending: Option<v1::PendingCommit>,
+    /// How far it came, when that was waited for.
+    pub rollout: Option<v1::RolloutSummary>,
 }
 
 /// What was read.

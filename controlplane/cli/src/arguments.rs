@@ -20,6 +20,7 @@ mod explain;
 mod messages;
 mod overrides;
 mod policy;
+mod rollout;
 mod topology;
 mod up;
 mod write;
@@ -34,6 +35,7 @@ pub use messages::{
 };
 pub use overrides::{GroupCommand, OverrideCommand};
 pub use policy::{GrantCommand, PermissionArguments, PermissionCommand, TenantCommand};
+pub use rollout::{GenerationCommand, RolloutCommand};
 pub use topology::{LinkCommand, RouterCommand};
 pub use up::UpArguments;
 pub use write::WriteArguments;
@@ -146,6 +148,12 @@ pub enum Command {
     /// Confirm or cancel changes that wait for it (--confirm-within)
     #[command(subcommand)]
     Commit(CommitCommand),
+    /// Which routers forward by the newest generation, since when, and what they refused
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
+    /// What made a generation, and how far it came
+    #[command(subcommand)]
+    Generation(GenerationCommand),
     /// Ask what serves a need: the best classes or agents for a text, path or id
     Resolve(ResolveArguments),
     /// Say what would become of a message, router by router, and why

@@ -3,7 +3,7 @@
 use caplane_client::Label;
 
 use crate::api::WriteOptions;
-use crate::arguments::{Cli, Command};
+use crate::arguments::{Cli, Command, GenerationCommand, RolloutCommand};
 use crate::failure::{Exit, Failure};
 use crate::settings::Settings;
 
@@ -16,6 +16,7 @@ mod explain;
 mod messages;
 mod overrides;
 mod policy;
+mod rollout;
 mod topology;
 mod written;
 
@@ -27,7 +28,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let settings = cli.global.settings();
     let json = cli.global.json;
     if settings.write != WriteOptions::default() && !cli.command.writes() {
-        let text = "this command changes nothing; leave --dry-run, --expect-generation, --idempotency-key and --confirm-within out";
+        let text = "this command changes nothing; leave --dry-run, --expect-generation, --idempotency-key, --confirm-within and --wait-live out";
         return Err(Failure::new(Exit::Usage, text));
     }
     let output = match cli.command {
@@ -41,6 +42,10 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tenant(command) => policy::tenants(&settings, command).await?,
         Command::Permission(command) => policy::permissions(&settings, command).await?,
         Command::Commit(command) => commits::commits(&settings, command).await?,
+        Command::Rollout(RolloutCommand::Status) => rollout::show(&settings, 0).await?,
+        Command::Generation(GenerationCommand::Show { generation }) => {
+            rollout::show(&settings, generation).await?
+        }
         Command::Resolve(arguments) => classes::resolve(&settings, &arguments).await?,
         Command::Explain(arguments) => explain::explain(&settings, &arguments).await?,
         Command::Send(arguments) => messages::send(&settings, &arguments).await?,

@@ -843,3 +843,50 @@ async fn changes_wait_to_be_confirmed_and_are_taken_back() {
     refused(state, &["commit", "confirm", "99999"], 3);
     refused(state, &["tenant", "list", "--confirm-within", "5"], 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_followed_to_the_routers() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let mut fabric = fabric(state).await;
+    let card = write(state, "card.json", CARD);
+    let register = [
+        "agent",
+        "register",
+        "--name",
+        "teller",
+        "--card",
+        &card,
+        "--wait-live",
+        "20",
+    ];
+    let added = json(state, &register, "caplane.agent/1");
+    let rollout = &added["rollout"];
+    assert_eq!(rollout["generation"], added["generation"]);
+    assert_eq!(
+        (&rollout["live"], &rollout["registered"]),
+        (&2.into(), &2.into()),
+        "{rollout}"
+    );
+    fabric.wait_live().await.expect("it is so");
+    let status = json(state, &["rollout", "status"], "caplane.rollout/1");
+    assert!(status["generation"].as_u64() >= added["generation"].as_u64());
+    let generation = added["generation"].to_string();
+    let shown = json(
+        state,
+        &["generation", "show", &generation],
+        "caplane.rollout/1",
+    );
+    assert_eq!(
+        shown["origins"][0]["who"],
+        "spiffe://caplane.local/operator/admin"
+    );
+    for router in shown["routers"].as_array().expect("a list") {
+        assert_eq!(router["state"], "live");
+        assert!(
+            router["took_us"].as_u64() >= router["applied_us"].as_u64(),
+            "{router}"
+        );
+    }
+    refused(state, &["generation", "show", "999999"], 3);
+}

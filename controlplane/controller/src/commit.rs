@@ -25,12 +25,14 @@ use crate::rib::{Mark, Rib, Touched};
 use crate::store::{Batch, Store, StoreError};
 use crate::tables::{EntryChange, Tables};
 
+mod history;
 mod open;
 mod rehearse;
 
 #[cfg(test)]
 mod tests;
 
+pub use history::{History, Made, Origin};
 pub use open::OpenError;
 pub use rehearse::{Difference, Rehearsed};
 
@@ -49,6 +51,7 @@ pub struct State {
     store_id: RwLock<String>,
     knowledge: Arc<Knowledge>,
     committed: watch::Sender<Committed>,
+    history: History,
 }
 
 /// What is durable.
@@ -74,6 +77,8 @@ pub struct Transaction<'a> {
     pub verdicts: Vec<(Label, RefusedAttachment)>,
     /// Another name for the store, when its generations can no longer be told from others.
     pub store_id: Option<String>,
+    /// What made the generation.
+    pub origins: Vec<Origin>,
 }
 
 /// A place in a transaction to come back to.
@@ -84,9 +89,18 @@ struct Savepoint {
     cards: usize,
     verdicts: usize,
     store_id: Option<String>,
+    origins: usize,
 }
 
 impl Transaction<'_> {
+    /// Says who made the change, and what it is in words.
+    pub fn made_by(&mut self, who: &str, what: impl Into<String>) {
+        self.origins.push(Origin {
+            who: who.to_owned(),
+            what: what.into(),
+        });
+    }
+
     /// Does something that leaves no trace when it is refused.
     ///
     /// # Errors
@@ -113,10 +127,15 @@ impl Transaction<'_> {
             cards: self.cards.len(),
             verdicts: self.verdicts.len(),
             store_id: self.store_id.clone(),
+            origins: self.origins.len(),
         }
     }
 
     fn keep(&mut self, before: Savepoint) {
+        if !self.rib.changed_since(before.mark) {
+            // Who changed nothing made nothing.
+            self.origins.truncate(before.origins);
+        }
         self.rib.put_back_touched(before.touched);
     }
 
@@ -128,6 +147,7 @@ impl Transaction<'_> {
         self.cards.truncate(before.cards);
         self.verdicts.truncate(before.verdicts);
         self.store_id = before.store_id;
+        self.origins.truncate(before.origins);
     }
 }
 
@@ -316,6 +336,12 @@ impl State {
         &self.knowledge
     }
 
+    /// What made the last generations.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
     /// Follows what is durable.
     #[must_use]
     pub fn committed(&self) -> watch::Receiver<Committed> {
@@ -394,6 +420,7 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
         cards: Vec::new(),
         verdicts: Vec::new(),
         store_id: None,
+        origins: Vec::new(),
     };
     for change in &mut group {
         apply(change.as_mut(), &mut transaction, &tables);
@@ -403,6 +430,7 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
         cards,
         verdicts,
         store_id,
+        origins,
         ..
     } = transaction;
     if !rib.changed_since(start) && cards.is_empty() && store_id.is_none() {
@@ -430,7 +458,9 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
     match state.store.commit(&batch) {
         Ok(()) => {
             state.rib_mut().settle();
+            let entries = changes.len();
             state.publish(generation, changes, batch.store_id);
+            state.history.push(generation, origins, entries);
             state
                 .committed
                 .send_modify(|committed| committed.generation = generation);

@@ -23,6 +23,7 @@ mod explain;
 mod read;
 mod rehearsal;
 mod render;
+mod rollout;
 mod write;
 
 /// Largest request: as northbound.proto says of a batch.
@@ -95,6 +96,14 @@ impl Northbound for NorthboundService {
         let who = caller(&request);
         let response = write::write(self, who, request.into_inner()).await?;
         Ok(Response::new(response))
+    }
+
+    async fn rollout(
+        &self,
+        request: Request<v1::RolloutRequest>,
+    ) -> Result<Response<v1::RolloutResponse>, Status> {
+        let answer = rollout::answer(self, &request.into_inner()).await?;
+        Ok(Response::new(answer))
     }
 
     async fn confirm(

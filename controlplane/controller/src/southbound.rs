@@ -22,7 +22,7 @@ mod push;
 mod registry;
 mod session;
 
-pub use registry::{RouterStatus, Sessions};
+pub use registry::{LiveAt, RefusedEntry, RouterStatus, Sessions};
 
 /// Largest message from a router: `SessionOpen` with 100,000 attachments of about 200 bytes.
 pub const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;

@@ -171,6 +171,7 @@ pub(crate) fn change<T>(
         cards: Vec::new(),
         verdicts: Vec::new(),
         store_id: None,
+        origins: Vec::new(),
     };
     let value = tx.attempt(work)?;
     let verdicts = tx.verdicts;

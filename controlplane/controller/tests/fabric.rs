@@ -328,6 +328,7 @@ async fn a_router_gets_a_snapshot_then_differences_and_its_answers_are_remembere
             key: Some(bed::key_of(&refused.upserts[0])),
             reason: "told to".into(),
         }],
+        needs_snapshot: false,
     }))
     .await;
     let status = until_router(&mut operator, "r1", "rejected", |router| {

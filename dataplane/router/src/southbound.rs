@@ -86,6 +86,8 @@ pub struct Southbound {
     relay: Relay,
     /// A publication that is not yet live on every worker.
     awaited: Option<Awaited>,
+    /// The generation of the held table's store that is live on every worker; 0 = none.
+    live: u64,
     /// The table changed since it was last saved.
     unsaved: bool,
 }
@@ -97,6 +99,22 @@ struct Session {
     assembly: Assembly,
     report_at: Option<Instant>,
     renew_at: Option<Instant>,
+}
+
+/// An update that was not put in force.
+struct Unapplied {
+    rejections: Vec<Rejection>,
+    /// It is a difference to something else than what is held.
+    snapshot_helps: bool,
+}
+
+impl From<Vec<Rejection>> for Unapplied {
+    fn from(rejections: Vec<Rejection>) -> Self {
+        Self {
+            rejections,
+            snapshot_helps: false,
+        }
+    }
 }
 
 struct Awaited {
@@ -118,6 +136,8 @@ impl Southbound {
     ) -> Self {
         Self {
             about,
+            // The workers start with it.
+            live: held.fib.generation().0,
             held,
             shared,
             workers,
@@ -142,6 +162,7 @@ impl Southbound {
             store_id: self.held.store_id.clone(),
             software: SOFTWARE.to_owned(),
             attachments: self.shared.attachments().all(),
+            live_generation: self.live,
         };
         self.session = Some(Session {
             outgoing,
@@ -212,6 +233,7 @@ impl Southbound {
         };
         let (nonce, generation) = (whole.nonce, whole.generation);
         let snapshot = whole.base == 0;
+        let mut needs_snapshot = false;
         let rejected = match self.apply(whole).await {
             Ok(()) => {
                 let snapshots = &self.counts.snapshots_applied;
@@ -219,7 +241,11 @@ impl Southbound {
                 self.publish(arrived);
                 Vec::new()
             }
-            Err(rejections) => {
+            Err(Unapplied {
+                rejections,
+                snapshot_helps,
+            }) => {
+                needs_snapshot = snapshot_helps;
                 self.counts.updates_rejected.fetch_add(1, Ordering::Relaxed);
                 for rejection in rejections.iter().take(8) {
                     tracing::error!(event = "table_rejected", generation, %rejection);
@@ -231,13 +257,14 @@ impl Southbound {
             nonce,
             generation,
             rejected,
+            needs_snapshot,
         }));
     }
 
     /// Computes the table after `whole` and holds it. Large snapshots take a second, so
     /// the work is done beside the control thread's runtime.
-    async fn apply(&mut self, whole: Whole) -> Result<(), Vec<Rejection>> {
-        let update_fault = |reason: String| vec![Rejection { key: None, reason }];
+    async fn apply(&mut self, whole: Whole) -> Result<(), Unapplied> {
+        let update_fault = |reason: String| Unapplied::from(vec![Rejection { key: None, reason }]);
         let accepted = self
             .session
             .as_ref()
@@ -255,10 +282,14 @@ impl Southbound {
         } else if whole.base == held && accepted.store_id == self.held.store_id {
             self.held.fib.clone()
         } else {
-            return Err(update_fault(format!(
+            let fault = update_fault(format!(
                 "the update is a difference to generation {} of store {}, this router holds generation {held} of store {}; send a snapshot",
                 whole.base, accepted.store_id, self.held.store_id
-            )));
+            ));
+            return Err(Unapplied {
+                snapshot_helps: true,
+                ..fault
+            });
         };
         let empty = whole.upserts.is_empty() && whole.removes.is_empty();
         if whole.base != 0 && whole.generation == held && empty {
@@ -272,6 +303,10 @@ impl Southbound {
         let fib = applied
             .await
             .map_err(|e| update_fault(format!("applying the update failed: {e}")))??;
+        if accepted.store_id != self.held.store_id {
+            // What is in force until the workers take this one is no generation of its store.
+            self.live = 0;
+        }
         self.held = HeldTable {
             fib,
             router_name: accepted.router_name,
@@ -301,6 +336,7 @@ impl Southbound {
         if let Some(awaited) = self.awaited.take_if(|awaited| awaited.epoch <= live) {
             let took_us = awaited.arrived.elapsed().as_micros() as u64;
             self.counts.live_took_us.store(took_us, Ordering::Relaxed);
+            self.live = awaited.generation;
             tracing::info!(
                 event = "table_live",
                 generation = awaited.generation,

@@ -37,6 +37,15 @@ pub struct WriteArguments {
         conflicts_with = "dry_run"
     )]
     pub confirm_within: Option<u32>,
+    /// Wait until every router that is there forwards by it, or refused it, this long at most; say how many do
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u32).range(1..=20),
+        conflicts_with = "dry_run"
+    )]
+    pub wait_live: Option<u32>,
 }
 
 impl WriteArguments {
@@ -46,6 +55,7 @@ impl WriteArguments {
             expected_generation: self.expect_generation,
             idempotency_key: self.idempotency_key.clone(),
             confirm_within: self.confirm_within,
+            wait_live_seconds: self.wait_live.unwrap_or_default(),
         }
     }
 }
@@ -67,6 +77,8 @@ impl Command {
             Self::Permission(command) => !matches!(command, PermissionCommand::List),
             Self::Class(_)
             | Self::Commit(_)
+            | Self::Rollout(_)
+            | Self::Generation(_)
             | Self::Resolve(_)
             | Self::Explain(_)
             | Self::Send(_)

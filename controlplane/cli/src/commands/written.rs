@@ -6,6 +6,7 @@ use caplane_proto::v1::resource::Resource as Body;
 use serde_json::{Value, json};
 
 use super::commits::{as_json, left};
+use super::rollout;
 use crate::api::Written;
 use crate::output::Output;
 
@@ -46,6 +47,9 @@ pub(super) fn output(schema: &str, written: &Written, mut json: Value, mut text:
         if let Some(pending) = &written.pending {
             fields.insert("pending".to_owned(), as_json(pending));
         }
+        if let Some(summary) = &written.rollout {
+            fields.insert("rollout".to_owned(), rollout::as_json(summary));
+        }
         if let Some(diff) = &written.dry_run {
             fields.insert("dry_run".to_owned(), true.into());
             let tables = diff.iter().map(table_json).collect::<Vec<_>>();
@@ -56,6 +60,9 @@ pub(super) fn output(schema: &str, written: &Written, mut json: Value, mut text:
         text.push_str(&describe(diff));
     }
     text.push_str(&unless(written));
+    if let Some(summary) = &written.rollout {
+        text.push_str(&rollout::reach(summary));
+    }
     Output::new(schema, json, text)
 }
 

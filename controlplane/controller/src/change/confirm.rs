@@ -298,6 +298,10 @@ pub fn expire(tx: &mut Transaction<'_>) -> Result<Option<Arc<PendingRecord>>, Re
     let Some(record) = waiting.filter(|record| is_over(tx, record)) else {
         return Ok(None);
     };
+    tx.made_by(
+        "",
+        format!("commit {} was not confirmed", record.generation),
+    );
     rollback::roll_back(tx, &record);
     Ok(Some(end(tx, &record, Outcome::Expired, "")))
 }

@@ -18,6 +18,9 @@ pub fn expire_agents(tx: &mut Transaction<'_>) -> Result<Vec<String>, Refusal> {
         .take(EXPIRED_MAX)
         .map(str::to_owned)
         .collect();
+    if !ended.is_empty() {
+        tx.made_by("", "leases ended");
+    }
     for uri in &ended {
         if let Some(agent) = tx.rib.agent(uri).cloned() {
             withdraw(tx, &agent, "its lease ended");

@@ -4,7 +4,7 @@ use std::sync::{Arc, RwLock};
 
 use tokio::sync::watch;
 
-use super::{Committed, State, now_unix_ms};
+use super::{Committed, History, State, now_unix_ms};
 use crate::change::migrate;
 use crate::compile;
 use crate::knowledge::Knowledge;
@@ -89,6 +89,7 @@ impl State {
                 generation,
                 undone: 0,
             }),
+            history: History::default(),
         }))
     }
 }

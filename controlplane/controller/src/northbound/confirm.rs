@@ -50,6 +50,12 @@ fn say(
     word: Word,
     caller: &str,
 ) -> Result<Arc<PendingRecord>, Refusal> {
+    let what = match word {
+        Word::Confirm => "confirms",
+        Word::Cancel => "takes back",
+        Word::Extend { .. } => "gives more time to",
+    };
+    tx.made_by(caller, format!("{what} commit {generation}"));
     match word {
         Word::Confirm => confirm::confirm(tx, generation, caller),
         Word::Cancel => confirm::cancel(tx, generation, caller),

@@ -13,14 +13,33 @@ use crate::record::{
 };
 use crate::rib::Rib;
 use crate::salts::{IdentityCheck, code_of};
-use crate::southbound::Sessions;
+use crate::southbound::{RouterStatus, Sessions};
 use crate::taxonomy::Class;
+
+/// Reasons of a refused generation that a router's entity has.
+const REASONS_MAX: usize = 32;
 
 /// What entities are made from.
 pub(super) struct View<'a> {
     pub(super) rib: &'a Rib,
     pub(super) knowledge: &'a Knowledge,
     pub(super) sessions: &'a Sessions,
+}
+
+/// Why a router refused a generation, in words.
+fn reasons(status: &RouterStatus) -> Vec<String> {
+    let shown = status.rejected.iter().take(REASONS_MAX);
+    let mut reasons: Vec<String> = shown
+        .map(|refused| match &refused.key {
+            Some(key) => format!("{key}: {}", refused.reason),
+            None => refused.reason.clone(),
+        })
+        .collect();
+    let more = status.rejected.len().saturating_sub(REASONS_MAX) + status.rejected_left_out;
+    if more > 0 {
+        reasons.push(format!("and {more} more"));
+    }
+    reasons
 }
 
 pub(super) fn entity(body: Body) -> v1::Entity {
@@ -213,6 +232,7 @@ impl View<'_> {
     pub(super) fn router(&self, router: &RouterRecord) -> v1::Router {
         let label = router.label();
         let status = self.sessions.status(label);
+        let rejected_reasons = reasons(&status);
         v1::Router {
             name: router.name.clone(),
             uri: router.uri.clone(),
@@ -225,7 +245,7 @@ impl View<'_> {
             instances: self.rib.attached_at(label).len() as u32,
             software: status.software,
             rejected_generation: status.rejected_generation,
-            rejected_reasons: status.rejected_reasons,
+            rejected_reasons,
             live_unix_ms: i64::try_from(status.live_unix_ms).unwrap_or(i64::MAX),
         }
     }

@@ -2,13 +2,15 @@
 //! rehearsed by the commit thread as one change, and answered with no more than clients take: an answer that is too
 //! large would make a failure of what is durable.
 
+use std::time::Duration;
+
 use caplane_proto::v1;
 use prost::Message;
 use tonic::Status;
 
 use super::errors::{broke, code, not_committed, refused, update_status};
 use super::render::View;
-use super::{NorthboundService, rehearsal};
+use super::{NorthboundService, rehearsal, rollout};
 use crate::change::confirm::{self, Start, Wait};
 use crate::change::once::{self, KEY_BYTES_MAX, RequestName};
 use crate::change::{Atomicity, Checked, Fault, Refusal, parse, write};
@@ -30,6 +32,8 @@ struct Order {
     expected_generation: Option<u64>,
     name: Option<RequestName>,
     confirm: Option<Wait>,
+    caller: String,
+    wait_live: Option<Duration>,
     omit_entities: bool,
 }
 
@@ -54,7 +58,7 @@ pub(super) async fn write(
     let order = order
         .map_err(|_| broke("checking the batch"))?
         .map_err(|refusal| refused(&refusal))?;
-    let dry_run = order.dry_run;
+    let (dry_run, wait_live) = (order.dry_run, order.wait_live);
     let (state, sessions) = (service.state.clone(), service.sessions.clone());
     let work = move |tx: &mut Transaction<'_>| carry_out(tx, order, &state, &sessions);
     let (generation, answer, diff) = if dry_run {
@@ -79,12 +83,17 @@ pub(super) async fn write(
         pending = answer.pending.is_some() && !dry_run,
         generation,
     );
+    let rollout = match wait_live {
+        Some(limit) => Some(rollout::live(service, generation, limit).await),
+        None => None,
+    };
     Ok(v1::WriteResponse {
         generation,
         entities: answer.entities,
         statuses: answer.statuses,
         diff,
         pending: answer.pending.filter(|_| !dry_run),
+        rollout,
         repeated_request: answer.held_by.is_some(),
         entities_left_out: answer.entities_left_out,
     })
@@ -98,6 +107,7 @@ fn check(
     use v1::write_request::Atomicity as Asked;
     // How it is answered is no part of what is asked: `name` does not see it.
     let omit_entities = std::mem::take(&mut request.omit_entities);
+    let wait_live = rollout::wait(std::mem::take(&mut request.wait_live_ms), request.dry_run)?;
     let atomicity = match Asked::try_from(request.atomicity) {
         Ok(Asked::Unspecified | Asked::AllOrNone) => Atomicity::AllOrNone,
         Ok(Asked::ContinueOnError) => Atomicity::ContinueOnError,
@@ -120,8 +130,10 @@ fn check(
         None => None,
     };
     Ok(Order {
-        name: name(caller, &request)?,
+        name: name(caller.clone(), &request)?,
+        caller,
         confirm,
+        wait_live,
         updates: parse::batch(knowledge, &request.updates)?,
         atomicity,
         dry_run: request.dry_run,
@@ -192,6 +204,7 @@ fn carry_out(
         confirm::none_waits(tx.rib)?;
     }
     let start = Start::of(tx);
+    tx.made_by(&order.caller, in_words(order.updates.len()));
     let refusals = write::batch(tx, &order.updates, order.atomicity)?;
     let pending = match &order.confirm {
         Some(wait) => confirm::hold(tx, start, wait, |number| {
@@ -209,6 +222,13 @@ fn carry_out(
         pending: pending.map(|record| View::pending(&record)),
         ..answer(tx, &order, statuses, knowledge, sessions)
     })
+}
+
+fn in_words(updates: usize) -> String {
+    match updates {
+        1 => "1 update".to_owned(),
+        many => format!("{many} updates"),
+    }
 }
 
 fn answer(

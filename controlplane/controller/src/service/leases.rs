@@ -29,6 +29,7 @@ pub(super) async fn keep(
             _ = stop.wait_for(|stop| *stop) => return,
         }
         expire_routers(&state, &committer, &sessions, router_lease).await;
+        sessions.forget(|router| state.rib().router_by_label(router).is_some());
         expire_agents(&state, &committer).await;
         expire_pending(&state, &committer).await;
     }
@@ -53,6 +54,7 @@ async fn expire_routers(
                 if heard.silence(router) <= lease {
                     return Ok(0);
                 }
+                tx.made_by("", format!("{router} is silent"));
                 Ok(attach::expire_router(tx, router))
             })
             .await;

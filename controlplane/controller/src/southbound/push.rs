@@ -1,12 +1,16 @@
 //! Pushes tables to one router: one update at a time, each answered before the next is made.
 
+use std::time::Duration;
+
 use caplane_proto::v1;
 use caplane_proto::v1::controller_message::Message as ToRouter;
 use caplane_wire::Label;
 use prost::Message;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::Status;
 
+use super::registry::RefusedEntry;
 use super::session::send;
 use super::{Outgoing, SouthboundService};
 use crate::convert;
@@ -14,6 +18,9 @@ use crate::tables::TableDifference;
 
 /// Largest part of an update (bytes), as southbound.proto promises.
 const PART_BYTES_MAX: usize = 1024 * 1024;
+
+/// A generation that changes nothing of a router's is told this much later, with what came meanwhile.
+const EMPTY_AFTER: Duration = Duration::from_millis(100);
 
 /// Room kept in a part for the fields around its entries, and the tag and length of each entry.
 const PART_BYTES_AROUND: usize = 64;
@@ -25,6 +32,19 @@ pub(super) struct Pusher {
     pub(super) uri: String,
     pub(super) outgoing: Outgoing,
     pub(super) answers: mpsc::Receiver<v1::TableAnswer>,
+}
+
+/// What leads from one generation to another.
+struct Offer {
+    base: u64,
+    generation: u64,
+    difference: TableDifference,
+}
+
+impl Offer {
+    fn is_empty(&self) -> bool {
+        self.difference.upserts.is_empty() && self.difference.removes.is_empty()
+    }
 }
 
 /// What one update says besides its entries.
@@ -41,6 +61,7 @@ impl Pusher {
         let mut committed = self.service.state.committed();
         let mut offered = 0;
         let mut nonce = 0;
+        let mut quiet: Option<Instant> = None;
         loop {
             let newest = committed.borrow_and_update().generation;
             self.still_registered()?;
@@ -50,17 +71,47 @@ impl Pusher {
                 }
                 continue;
             }
+            let difference = self.difference(held);
+            // The first update is never put off: it says whether what the router holds is the newest.
+            if nonce > 0 && difference.as_ref().is_some_and(Offer::is_empty) {
+                let until = *quiet.get_or_insert_with(|| Instant::now() + EMPTY_AFTER);
+                if Instant::now() < until {
+                    tokio::select! {
+                        more = committed.changed() => if more.is_err() {
+                            return Ok(());
+                        },
+                        () = tokio::time::sleep_until(until) => {}
+                    }
+                    continue;
+                }
+            }
+            quiet = None;
             nonce += 1;
-            offered = self.push(nonce, held).await?;
+            offered = self.push(nonce, difference).await?;
             self.service.sessions.pushed(self.label, offered);
             let answer = self.answer(nonce).await?;
             if answer.rejected.is_empty() {
                 held = offered;
-            } else {
-                // It keeps what it held; the next difference starts there.
-                self.remember_rejection(offered, &answer);
+                self.service.sessions.accepted(self.label, offered);
+                continue;
+            }
+            self.remember_rejection(offered, &answer);
+            // It keeps what it held; the next difference starts there, unless it does not hold that at all.
+            if answer.needs_snapshot && held > 0 {
+                (held, offered) = (0, 0);
             }
         }
+    }
+
+    /// What leads from `held` to the newest generation; `None` when only a snapshot can.
+    fn difference(&self, held: u64) -> Option<Offer> {
+        let tables = self.service.state.tables();
+        let difference = tables.difference(self.label, held)?;
+        Some(Offer {
+            base: held,
+            generation: tables.generation(),
+            difference,
+        })
     }
 
     /// A router that was withdrawn, or given another certificate, is told so.
@@ -75,22 +126,16 @@ impl Pusher {
         }
     }
 
-    /// Sends the difference from `held`, or a snapshot, and answers the generation it leads to.
-    async fn push(&self, nonce: u64, held: u64) -> Result<u64, Status> {
-        let difference = {
-            let tables = self.service.state.tables();
-            tables
-                .difference(self.label, held)
-                .map(|difference| (tables.generation(), difference))
-        };
-        if let Some((generation, difference)) = difference {
+    /// Sends a difference, or a snapshot, and answers the generation it leads to.
+    async fn push(&self, nonce: u64, offer: Option<Offer>) -> Result<u64, Status> {
+        if let Some(offer) = offer {
             let envelope = Envelope {
                 nonce,
-                generation,
-                base_generation: held,
+                generation: offer.generation,
+                base_generation: offer.base,
             };
-            self.send_parts(envelope, difference).await?;
-            return Ok(generation);
+            self.send_parts(envelope, offer.difference).await?;
+            return Ok(offer.generation);
         }
         let _place = self
             .service
@@ -173,24 +218,22 @@ impl Pusher {
     }
 
     fn remember_rejection(&self, generation: u64, answer: &v1::TableAnswer) {
-        let reasons: Vec<String> = answer
+        let entries: Vec<RefusedEntry> = answer
             .rejected
             .iter()
-            .map(|rejected| {
-                let key = rejected.key.as_ref().and_then(convert::entry_key);
-                match key {
-                    Some(key) => format!("{key}: {}", rejected.reason),
-                    None => rejected.reason.clone(),
-                }
+            .map(|rejected| RefusedEntry {
+                key: rejected.key.as_ref().and_then(convert::entry_key),
+                reason: rejected.reason.clone(),
             })
             .collect();
         tracing::error!(
             event = "update_rejected", router = %self.label, generation,
-            reasons = reasons.len(), first = reasons.first().map_or("", String::as_str),
+            entries = entries.len(), needs_snapshot = answer.needs_snapshot,
+            first = entries.first().map_or("", |entry| entry.reason.as_str()),
         );
         self.service
             .sessions
-            .rejected(self.label, generation, reasons);
+            .rejected(self.label, generation, entries);
     }
 }
 

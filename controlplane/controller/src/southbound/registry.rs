@@ -2,20 +2,24 @@
 //!
 //! Nothing of it is stored: after a restart routers say it again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use caplane_core::fib::EntryKey;
 use caplane_proto::v1::RefusedAttachment;
 use caplane_wire::Label;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
-/// Verdicts waiting for one session; beyond it the router learns from its table instead.
+/// Verdicts waiting for one session; beyond it the session ends, and the next one brings them all.
 const VERDICTS_MAX: usize = 1_024;
 
-/// Reasons of a refused generation that are kept.
-const REASONS_MAX: usize = 32;
+/// Entries of a refused generation that are kept.
+const REFUSED_MAX: usize = 256;
+
+/// Generations of a router whose time of being live is kept.
+const LIVES_MAX: usize = 1_024;
 
 /// What is known of one router.
 #[derive(Debug, Clone, Default)]
@@ -26,22 +30,51 @@ pub struct RouterStatus {
     pub software: String,
     /// Last generation sent.
     pub pushed_generation: u64,
+    /// Last generation it took.
+    pub accepted_generation: u64,
     /// Last generation in force on every worker.
     pub live_generation: u64,
     /// From arrival to in force (microseconds).
     pub live_took_us: u64,
     /// When that was reported (Unix milliseconds).
     pub live_unix_ms: u64,
-    /// Last generation it refused; 0 = none.
+    /// Last generation it refused; 0 = none since it took one.
     pub rejected_generation: u64,
     /// Why.
-    pub rejected_reasons: Vec<String>,
+    pub rejected: Vec<RefusedEntry>,
+    /// Further ones.
+    pub rejected_left_out: usize,
+}
+
+/// A table entry that a router refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedEntry {
+    /// The entry; `None` = the update as a whole.
+    pub key: Option<EntryKey>,
+    /// The router's words.
+    pub reason: String,
+}
+
+/// A generation that came in force at a router.
+#[derive(Debug, Clone, Copy)]
+pub struct LiveAt {
+    /// Its number: those since the one before are in force too.
+    pub generation: u64,
+    /// When that was reported.
+    pub at: Instant,
+    /// The same in milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+    /// From arrival to in force (microseconds).
+    pub took_us: u64,
 }
 
 struct Row {
     status: RouterStatus,
     heard: Instant,
     session: Option<Handle>,
+    /// Generations rising. Of those up to `lives_after` it is not known when they came in force.
+    lives: VecDeque<LiveAt>,
+    lives_after: u64,
     /// The newest session's id, also when it is over.
     latest: u64,
 }
@@ -52,8 +85,53 @@ impl Row {
             status: RouterStatus::default(),
             heard: Instant::now(),
             session: None,
+            lives: VecDeque::new(),
+            lives_after: 0,
             latest: 0,
         }
+    }
+
+    fn begin(&mut self, held: u64, live: u64) {
+        let last = self
+            .lives
+            .back()
+            .map_or(self.lives_after, |live| live.generation);
+        if live != last {
+            // It came in force unseen, or is of another store.
+            self.lives.clear();
+            self.lives_after = live;
+        }
+        let status = &mut self.status;
+        if status.live_generation != live {
+            (status.live_took_us, status.live_unix_ms) = (0, 0);
+        }
+        status.live_generation = live;
+        status.pushed_generation = held;
+        status.accepted_generation = held;
+    }
+
+    fn live(&mut self, live: LiveAt) {
+        let status = &mut self.status;
+        if live.generation == status.live_generation && status.live_unix_ms > 0 {
+            // Said again, as at the start of a session: in force it has been since it was said first.
+            return;
+        }
+        status.live_generation = live.generation;
+        status.live_took_us = live.took_us;
+        status.live_unix_ms = live.unix_ms;
+        let last = self
+            .lives
+            .back()
+            .map_or(self.lives_after, |live| live.generation);
+        if live.generation <= last {
+            return;
+        }
+        if self.lives.len() == LIVES_MAX
+            && let Some(oldest) = self.lives.pop_front()
+        {
+            self.lives_after = oldest.generation;
+        }
+        self.lives.push_back(live);
     }
 }
 
@@ -74,6 +152,8 @@ pub(super) struct Control {
 pub struct Sessions {
     started: Instant,
     rows: Mutex<(u64, HashMap<Label, Row>)>,
+    /// Counts what changes in rows, but for what was heard.
+    changes: watch::Sender<u64>,
 }
 
 impl Default for Sessions {
@@ -81,6 +161,7 @@ impl Default for Sessions {
         Self {
             started: Instant::now(),
             rows: Mutex::default(),
+            changes: watch::Sender::new(0),
         }
     }
 }
@@ -118,8 +199,18 @@ impl Sessions {
         change(rows.1.entry(router).or_insert_with(Row::new));
     }
 
-    /// A session begins; an older one of the same router ends.
-    pub(super) fn begin(&self, router: Label, software: &str, held: u64) -> Control {
+    /// Notices when what is known of any router changes.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// A session begins with what the router holds and what of it is in force there; an older one of the same router ends.
+    pub(super) fn begin(&self, router: Label, software: &str, held: u64, live: u64) -> Control {
         let (ended, watch) = watch::channel(None);
         let (verdicts, waiting) = mpsc::channel(VERDICTS_MAX);
         // One lock for id and row: of two sessions that begin together the later id stays.
@@ -136,10 +227,12 @@ impl Sessions {
         row.latest = id;
         row.status.connected = true;
         row.status.software = software.chars().take(64).collect();
-        row.status.live_generation = held;
+        row.begin(held, live);
         if let Some(older) = row.session.replace(handle) {
             older.ended.send_replace(Some(taken_over()));
         }
+        drop(rows);
+        self.changed();
         Control {
             id,
             ended: watch,
@@ -155,6 +248,19 @@ impl Sessions {
                 row.status.connected = false;
             }
         });
+        self.changed();
+    }
+
+    /// Forgets routers that are registered no more.
+    pub fn forget(&self, registered: impl Fn(Label) -> bool) {
+        let gone: Vec<Label> = {
+            let rows = self.rows();
+            let known = rows.1.iter().filter(|(_, row)| row.session.is_none());
+            known.map(|(router, _)| *router).collect()
+        };
+        for router in gone.into_iter().filter(|router| !registered(*router)) {
+            self.rows().1.remove(&router);
+        }
     }
 
     /// Whether no newer session of the router has begun; true also after this one's end.
@@ -202,22 +308,50 @@ impl Sessions {
 
     pub(super) fn live(&self, router: Label, generation: u64, took_us: u64, now_unix_ms: u64) {
         self.with(router, |row| {
-            row.status.live_generation = generation;
-            row.status.live_took_us = took_us;
-            row.status.live_unix_ms = now_unix_ms;
+            row.live(LiveAt {
+                generation,
+                at: Instant::now(),
+                unix_ms: now_unix_ms,
+                took_us,
+            });
         });
+        self.changed();
     }
 
-    pub(super) fn rejected(&self, router: Label, generation: u64, mut reasons: Vec<String>) {
-        if reasons.len() > REASONS_MAX {
-            let more = reasons.len() - REASONS_MAX;
-            reasons.truncate(REASONS_MAX);
-            reasons.push(format!("and {more} more"));
-        }
+    pub(super) fn accepted(&self, router: Label, generation: u64) {
+        self.with(router, |row| {
+            row.status.accepted_generation = generation;
+            row.status.rejected_generation = 0;
+            row.status.rejected.clear();
+            row.status.rejected_left_out = 0;
+        });
+        self.changed();
+    }
+
+    pub(super) fn rejected(&self, router: Label, generation: u64, mut entries: Vec<RefusedEntry>) {
+        let left_out = entries.len().saturating_sub(REFUSED_MAX);
+        entries.truncate(REFUSED_MAX);
         self.with(router, |row| {
             row.status.rejected_generation = generation;
-            row.status.rejected_reasons = reasons;
+            row.status.rejected = entries;
+            row.status.rejected_left_out = left_out;
         });
+        self.changed();
+    }
+
+    /// When a generation, or the first after it that was reported, came in force at a router; `None` = not yet, or
+    /// nobody knows any more.
+    #[must_use]
+    pub fn live_at(&self, router: Label, generation: u64) -> Option<LiveAt> {
+        let rows = self.rows();
+        let row = rows.1.get(&router)?;
+        if generation <= row.lives_after {
+            return None;
+        }
+        let place = row
+            .lives
+            .partition_point(|live| live.generation < generation);
+        row.lives.get(place).copied()
     }
 
     /// What is known of a router.
@@ -241,8 +375,134 @@ impl Sessions {
             if let Some(session) = session
                 && session.verdicts.try_send(verdict).is_err()
             {
-                tracing::warn!(event = "verdict_lost", %router, "the router reads too slowly");
+                // Lost alone it would leave an instance attached there that is detached here. The next session opens with
+                // all attachments, and is told of each that does not hold.
+                tracing::warn!(event = "verdict_lost", %router, "the router reads too slowly; its session ends");
+                session.ended.send_replace(Some(Status::resource_exhausted(
+                    "more verdicts wait than are kept; open a new session",
+                )));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router() -> Label {
+        Label::router(1).expect("in range")
+    }
+
+    fn verdict() -> (Label, RefusedAttachment) {
+        (router(), RefusedAttachment::default())
+    }
+
+    #[test]
+    fn what_is_live_is_what_the_router_says_and_no_more() {
+        let sessions = Sessions::default();
+        let first = sessions.begin(router(), "", 7, 5);
+        let status = sessions.status(router());
+        assert_eq!((status.accepted_generation, status.live_generation), (7, 5));
+        assert!(
+            sessions.live_at(router(), 5).is_none(),
+            "it came in force unseen"
+        );
+        sessions.live(router(), 7, 30, 1_000);
+        sessions.live(router(), 9, 40, 2_000);
+        sessions.live(router(), 9, 50, 3_000);
+        let at = |generation| {
+            sessions
+                .live_at(router(), generation)
+                .map(|live| live.unix_ms)
+        };
+        assert_eq!(
+            [5, 6, 7, 8, 9, 10].map(at),
+            [
+                None,
+                Some(1_000),
+                Some(1_000),
+                Some(2_000),
+                Some(2_000),
+                None
+            ]
+        );
+        sessions.finish(router(), first.id);
+        assert_eq!(
+            sessions.status(router()).live_generation,
+            9,
+            "it goes on with what it has"
+        );
+
+        // The same process comes back: nothing is forgotten.
+        sessions.begin(router(), "", 9, 9);
+        assert_eq!(at(8), Some(2_000));
+        // Another one holds it, and says that it is not in force.
+        sessions.begin(router(), "", 9, 0);
+        let status = sessions.status(router());
+        assert_eq!(
+            (
+                status.live_generation,
+                status.live_took_us,
+                status.live_unix_ms
+            ),
+            (0, 0, 0)
+        );
+        sessions.live(router(), 9, 1, 4_000);
+        assert_eq!(at(8), Some(4_000));
+    }
+
+    #[test]
+    fn what_was_refused_is_over_once_something_is_taken() {
+        let sessions = Sessions::default();
+        let mut changes = sessions.changes();
+        let entry = RefusedEntry {
+            key: None,
+            reason: "r".into(),
+        };
+        sessions.rejected(router(), 3, vec![entry; REFUSED_MAX + 2]);
+        let status = sessions.status(router());
+        assert_eq!(status.rejected_generation, 3);
+        assert_eq!(
+            (status.rejected.len(), status.rejected_left_out),
+            (REFUSED_MAX, 2)
+        );
+        assert!(changes.has_changed().expect("open"));
+        changes.mark_unchanged();
+        sessions.accepted(router(), 4);
+        let status = sessions.status(router());
+        assert_eq!((status.rejected_generation, status.rejected.len()), (0, 0));
+        assert!(changes.has_changed().expect("open"));
+    }
+
+    #[tokio::test]
+    async fn a_verdict_that_finds_no_room_ends_the_session() {
+        let sessions = Sessions::default();
+        let mut control = sessions.begin(router(), "", 0, 0);
+        sessions.deliver((0..VERDICTS_MAX).map(|_| verdict()).collect());
+        assert_eq!(
+            control.next().await.expect("all of them").len(),
+            VERDICTS_MAX
+        );
+        sessions.deliver((0..=VERDICTS_MAX).map(|_| verdict()).collect());
+        let ended = control.ended.borrow().clone().expect("ended");
+        assert_eq!(ended.code(), tonic::Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn routers_that_are_registered_no_more_are_forgotten() {
+        let sessions = Sessions::default();
+        let control = sessions.begin(router(), "", 4, 4);
+        sessions.forget(|_| false);
+        assert_eq!(
+            sessions.status(router()).live_generation,
+            4,
+            "its session is to end first"
+        );
+        sessions.finish(router(), control.id);
+        sessions.forget(|_| true);
+        assert_eq!(sessions.status(router()).live_generation, 4);
+        sessions.forget(|_| false);
+        assert_eq!(sessions.status(router()).live_generation, 0);
     }
 }

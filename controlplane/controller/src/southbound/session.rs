@@ -59,8 +59,13 @@ impl Session {
         let open = opening(incoming).await?;
         let label = self.router.label();
         let held = self.held(&open).await?;
+        // What it forwards by may be older than what it holds, and is another store's when that is.
+        let live = match open.live_generation {
+            live if live <= held => live,
+            _ => 0,
+        };
         let sessions = self.service.sessions.clone();
-        let mut control = sessions.begin(label, &open.software, held);
+        let mut control = sessions.begin(label, &open.software, held, live);
         let id = control.id;
         let outcome = self.serve(incoming, &mut control, open, held).await;
         sessions.finish(label, id);
@@ -128,6 +133,7 @@ impl Session {
             attachments = attachments.len(),
         );
         let (session, sessions) = (control.id, self.service.sessions.clone());
+        let uri = self.router.uri.clone();
         let refused = self
             .service
             .committer
@@ -135,6 +141,7 @@ impl Session {
                 if !sessions.is_latest(label, session) {
                     return Ok(Vec::new());
                 }
+                tx.made_by(&uri, "opened a session");
                 attach::open(tx, label, &address, &attachments)
             })
             .await
@@ -221,6 +228,7 @@ impl Session {
     async fn attachments(&self, report: v1::AttachmentReport, session: u64) {
         let label = self.router.label();
         let current = self.service.sessions.clone();
+        let uri = self.router.uri.clone();
         let receipt = self
             .service
             .committer
@@ -229,6 +237,8 @@ impl Session {
                 if !current.is_latest(label, session) {
                     return Ok(Vec::new());
                 }
+                let (up, down) = (report.up.len(), report.down.len());
+                tx.made_by(&uri, format!("{up} attached, {down} detached"));
                 attach::report(tx, label, &report.up, &report.down)
             })
             .await;

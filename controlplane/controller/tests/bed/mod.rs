@@ -283,6 +283,8 @@ pub struct Held {
     pub table: BTreeMap<Vec<u8>, v1::Resource>,
     pub generation: u64,
     pub store_id: String,
+    /// What of it is in force; `None` = all.
+    pub live: Option<u64>,
 }
 
 /// One whole update, its parts joined.
@@ -310,6 +312,7 @@ impl SimulatedRouter {
             store_id: held.store_id,
             software: "simulated 1".into(),
             attachments,
+            live_generation: held.live.unwrap_or(held.generation),
         })))
         .await
         .expect("queued");
@@ -337,6 +340,7 @@ impl SimulatedRouter {
             table: self.table.clone(),
             generation: self.generation,
             store_id: self.accepted.store_id.clone(),
+            live: None,
         }
     }
 
@@ -409,11 +413,27 @@ impl SimulatedRouter {
             nonce: update.nonce,
             generation: update.generation,
             rejected: Vec::new(),
+            needs_snapshot: false,
         }))
         .await;
         self.send(ToController::Live(v1::LiveReport {
             generation: update.generation,
             took_us: 7,
+        }))
+        .await;
+    }
+
+    /// Refuses an update as a whole, or by its first entry.
+    pub async fn refuse(&mut self, update: &Update, needs_snapshot: bool) {
+        let first = update.upserts.first().filter(|_| !needs_snapshot);
+        self.send(ToController::Answer(v1::TableAnswer {
+            nonce: update.nonce,
+            generation: update.generation,
+            rejected: vec![v1::Rejected {
+                key: first.map(key_of),
+                reason: "told to".into(),
+            }],
+            needs_snapshot,
         }))
         .await;
     }

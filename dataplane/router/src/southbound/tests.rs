@@ -156,6 +156,13 @@ async fn a_snapshot_in_parts_is_answered_once_and_reported_live_when_it_is() {
     assert_eq!(live.generation, 5);
     f.southbound.on_woken();
     assert!(f.next().is_none(), "live is reported once");
+    let (outgoing, sent) = mpsc::channel(16);
+    f.sent = sent;
+    f.southbound.on_connected(outgoing);
+    let Some(ToController::Open(open)) = f.next() else {
+        panic!("SessionOpen must be first");
+    };
+    assert_eq!(open.live_generation, 5);
     assert_eq!(f.southbound.take_unsaved().unwrap().store_id, "store-a");
     assert!(f.southbound.take_unsaved().is_none());
 }
@@ -175,6 +182,7 @@ async fn a_delta_builds_on_what_is_held_and_on_nothing_else() {
     let answer = f.update(update(5, 7, vec![])).await;
     assert_eq!(answer.rejected.len(), 1);
     assert!(answer.rejected[0].reason.contains("snapshot"), "{answer:?}");
+    assert!(answer.needs_snapshot);
     assert_eq!(f.generation(), 6, "the last good table stays");
     assert_eq!(f.counts.updates_rejected.load(Ordering::Relaxed), 1);
 }
@@ -196,6 +204,7 @@ async fn a_bad_entry_is_rejected_by_name_and_changes_nothing() {
     let good = neighbour(3, &format!("{URI}3"));
     let answer = f.update(update(5, 6, vec![good, bad])).await;
     assert_eq!(answer.rejected.len(), 1);
+    assert!(!answer.needs_snapshot, "it would be as bad in a snapshot");
     let key = answer.rejected[0].key.as_ref().unwrap().key.as_ref();
     assert!(
         matches!(key, Some(v1::resource_key::Key::Transit(_))),
@@ -227,6 +236,7 @@ async fn losing_the_controller_makes_the_table_stale_and_keeps_it() {
         (open.held_generation, open.store_id.as_str()),
         (5, "store-a")
     );
+    assert_eq!(open.live_generation, 0, "no worker has taken it yet");
     f.accept(5).await;
     assert!(!f.shared.is_stale());
     let answer = f.update(update(5, 5, vec![])).await;
