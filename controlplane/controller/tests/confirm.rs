@@ -2,7 +2,7 @@
 
 mod bed;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bed::{Controller, Held, SimulatedRouter, agent_uri, router_uri, sample_card, write};
 use caplane_proto::v1;
@@ -280,7 +280,15 @@ async fn it_is_rolled_back_also_when_the_controller_was_away() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     controller.run();
-    let log = controller.log()[runs..].to_owned();
+    // It listens a moment before it says so.
+    let begun = Instant::now();
+    let log = loop {
+        let log = controller.log()[runs..].to_owned();
+        if log.contains("\"ready\"") || begun.elapsed() > bed::DEADLINE {
+            break log;
+        }
+        std::thread::yield_now();
+    };
     let place = |event: &str| {
         log.find(event)
             .unwrap_or_else(|| panic!("no {event} in:\n{log}"))
