@@ -11,7 +11,7 @@ use caplane_proto::v1::northbound_client::NorthboundClient;
 use caplane_proto::v1::read_request::Kind as ReadKind;
 use caplane_proto::v1::update::Type as UpdateType;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use crate::pki::CONTROLLER_DNS;
 
@@ -411,6 +411,19 @@ impl Api {
             .map_err(|status| self.refused(&status))
     }
 
+    /// What changes, as it does.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn watch(&self, request: v1::WatchRequest) -> Result<Watch, ApiError> {
+        let answer = self.client.clone().watch(request).await;
+        let stream = answer.map_err(|status| self.refused(&status))?.into_inner();
+        Ok(Watch {
+            api: self.clone(),
+            stream,
+        })
+    }
+
     fn refused(&self, status: &Status) -> ApiError {
         // A status made on this side of the wire carries the transport's error as its source.
         match std::error::Error::source(status) {
@@ -423,6 +436,31 @@ impl Api {
                 message: status.message().to_owned(),
                 details: Details::of(status),
             },
+        }
+    }
+}
+
+/// Changes, as they are told.
+#[derive(Debug)]
+pub struct Watch {
+    api: Api,
+    stream: Streaming<v1::WatchResponse>,
+}
+
+impl Watch {
+    /// The next message; `None` when the controller has no more to tell.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn next(&mut self) -> Result<Option<v1::watch_response::Message>, ApiError> {
+        loop {
+            let next = self.stream.message().await;
+            match next.map_err(|status| self.api.refused(&status))? {
+                None => return Ok(None),
+                // A message of a newer controller is passed over.
+                Some(v1::WatchResponse { message: None }) => {}
+                Some(v1::WatchResponse { message }) => return Ok(message),
+            }
         }
     }
 }

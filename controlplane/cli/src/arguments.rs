@@ -23,6 +23,7 @@ mod policy;
 mod rollout;
 mod topology;
 mod up;
+mod watch;
 mod write;
 
 pub use agents::{AgentCommand, RegisterArguments};
@@ -38,6 +39,7 @@ pub use policy::{GrantCommand, PermissionArguments, PermissionCommand, TenantCom
 pub use rollout::{GenerationCommand, RolloutCommand};
 pub use topology::{LinkCommand, RouterCommand};
 pub use up::UpArguments;
+pub use watch::{WatchArguments, WatchKind};
 pub use write::WriteArguments;
 
 const EXAMPLES: &str = "\
@@ -158,6 +160,8 @@ pub enum Command {
     Resolve(ResolveArguments),
     /// Say what would become of a message, router by router, and why
     Explain(ExplainArguments),
+    /// Show what changes, as it does
+    Watch(WatchArguments),
     /// Send a message as an agent and wait for its receipt
     Send(SendArguments),
     /// Send a request as an agent and print the reply
@@ -179,6 +183,29 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_has_a_flag_of_its_own_by_the_name_of_a_global_one() {
+        fn own<'a>(command: &'a clap::Command, out: &mut Vec<&'a clap::Arg>) {
+            for below in command.get_subcommands() {
+                out.extend(below.get_arguments());
+                own(below, out);
+            }
+        }
+        let cli = Cli::command();
+        let global: Vec<_> = cli
+            .get_arguments()
+            .filter(|argument| argument.is_global_set())
+            .map(clap::Arg::get_id)
+            .collect();
+        let mut own_ones = Vec::new();
+        own(&cli, &mut own_ones);
+        assert!(global.len() > 5 && own_ones.len() > 50);
+        let twice = own_ones
+            .iter()
+            .find(|argument| global.contains(&argument.get_id()));
+        assert!(twice.is_none(), "{twice:?}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod overrides;
 mod policy;
 mod rollout;
 mod topology;
+mod watch;
 mod written;
 
 /// Does what the command line asks.
@@ -48,6 +49,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Resolve(arguments) => classes::resolve(&settings, &arguments).await?,
         Command::Explain(arguments) => explain::explain(&settings, &arguments).await?,
+        Command::Watch(arguments) => return watch::watch(&settings, &arguments, json).await,
         Command::Send(arguments) => messages::send(&settings, &arguments).await?,
         Command::Request(arguments) => messages::request(&settings, &arguments).await?,
         Command::Listen(arguments) => return messages::listen(&settings, &arguments, json).await,

@@ -890,3 +890,50 @@ async fn changes_are_followed_to_the_routers() {
     }
     refused(state, &["generation", "show", "999999"], 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_watched() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let _fabric = fabric(state).await;
+    // Ends by itself: there is one tenant.
+    let first = ["watch", "tenant", "--initial", "--count", "1", "--json"];
+    let output = caplane(state, &first);
+    assert!(output.status.success(), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).expect("one message");
+    assert_eq!(told["schema"], "caplane.watch/1");
+    assert_eq!(told["event"], "changes");
+    assert_eq!(told["changes"][0]["key"], "shared");
+    let resume = told["resume"].as_str().expect("a token").to_owned();
+
+    json(state, &["tenant", "add", "t1"], "caplane.tenant/1");
+    json(state, &["tenant", "add", "t2"], "caplane.tenant/1");
+    json(state, &["tenant", "remove", "t2"], "caplane.tenant/1");
+    let on = ["watch", "tenant", "--resume", &resume, "--count", "1"];
+    let output = caplane(state, &on);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text, "+ tenant t1\n- tenant t2\n");
+
+    let out = state.join("watched");
+    let file = std::fs::File::create(&out).expect("a file");
+    let mut watching = Ended(
+        Command::new(env!("CARGO_BIN_EXE_caplane"))
+            .arg("--state")
+            .arg(state)
+            .args(["watch", "tenant", "--count", "1"])
+            .stdout(file)
+            .spawn()
+            .expect("the command runs"),
+    );
+    let text = || std::fs::read_to_string(&out).expect("text");
+    wait_until("the watch to begin", || text().starts_with("= up to "));
+    json(state, &["tenant", "remove", "t1"], "caplane.tenant/1");
+    wait_until("the watch to end", || {
+        watching.0.try_wait().expect("our child").is_some()
+    });
+    assert!(text().ends_with("\n- tenant t1\n"), "{}", text());
+
+    let error = refused(state, &["watch", "--resume", "other:1:0"], 1);
+    assert!(error.contains("watch again with --initial"), "{error}");
+    refused(state, &["watch", "--resume", "nonsense"], 2);
+}

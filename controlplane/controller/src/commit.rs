@@ -20,6 +20,7 @@ use caplane_wire::Label;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::change::Refusal;
+use crate::feed::{self, ChangeFeed};
 use crate::knowledge::Knowledge;
 use crate::rib::{Mark, Rib, Touched};
 use crate::store::{Batch, Store, StoreError};
@@ -52,6 +53,7 @@ pub struct State {
     knowledge: Arc<Knowledge>,
     committed: watch::Sender<Committed>,
     history: History,
+    feed: ChangeFeed,
 }
 
 /// What is durable.
@@ -342,6 +344,12 @@ impl State {
         &self.history
     }
 
+    /// What the last generations changed.
+    #[must_use]
+    pub fn feed(&self) -> &ChangeFeed {
+        &self.feed
+    }
+
     /// Follows what is durable.
     #[must_use]
     pub fn committed(&self) -> watch::Receiver<Committed> {
@@ -452,6 +460,7 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
         store_id,
     };
     drop(tables);
+    let told = feed::changed(&rib, start);
     rib.set_generation(generation);
     // The disk is slow: readers go on meanwhile, and wait for it where they must.
     drop(rib);
@@ -461,6 +470,7 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
             let entries = changes.len();
             state.publish(generation, changes, batch.store_id);
             state.history.push(generation, origins, entries);
+            state.feed.push(generation, told);
             state
                 .committed
                 .send_modify(|committed| committed.generation = generation);

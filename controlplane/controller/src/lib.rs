@@ -10,6 +10,7 @@
 //! | [`tables`] | the compiled tables, generations and the log of changes |
 //! | [`store`] | what survives a crash |
 //! | [`commit`] | the one writer: applies changes, stores them in groups, publishes |
+//! | [`feed`] | which entities the last generations changed |
 //! | [`change`] | what may be changed and when that is refused |
 //! | [`resolve`] | the most suitable class or agent for a path, an id or a text |
 //! | [`explain`] | what would become of a message, and why |
@@ -27,6 +28,7 @@ pub mod compile;
 pub mod config;
 pub mod convert;
 pub mod explain;
+pub mod feed;
 pub mod knowledge;
 pub mod northbound;
 pub mod record;

@@ -1,4 +1,4 @@
-//! The shell towards orchestrators and operators: Write, Confirm, Read, Resolve.
+//! The shell towards orchestrators and operators: Write, Confirm, Read, Watch, Resolve and more.
 //!
 //! Every refusal becomes a status that names field, value, remedy and what would
 //! be accepted, as text and as data. Refuses to know what is stored how, and
@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use caplane_proto::v1;
 use caplane_proto::v1::northbound_server::Northbound;
+use tokio::sync::{Semaphore, watch};
 use tonic::service::Interceptor;
 use tonic::{Request, Response, Status};
 
@@ -24,6 +25,7 @@ mod read;
 mod rehearsal;
 mod render;
 mod rollout;
+mod watcher;
 mod write;
 
 /// Largest request: as northbound.proto says of a batch.
@@ -38,16 +40,25 @@ pub struct NorthboundService {
     state: Arc<State>,
     committer: Committer,
     sessions: Arc<Sessions>,
+    stopping: watch::Receiver<bool>,
+    watches: Arc<Semaphore>,
 }
 
 impl NorthboundService {
-    /// Serves `state`.
+    /// Serves `state` until `stopping` says true: then watches end, which have no end of their own.
     #[must_use]
-    pub fn new(state: Arc<State>, committer: Committer, sessions: Arc<Sessions>) -> Self {
+    pub fn new(
+        state: Arc<State>,
+        committer: Committer,
+        sessions: Arc<Sessions>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             state,
             committer,
             sessions,
+            stopping,
+            watches: Arc::new(Semaphore::new(watcher::WATCHES_MAX)),
         }
     }
 }
@@ -122,6 +133,18 @@ impl Northbound for NorthboundService {
         let request = request.into_inner();
         let response = read::page(&self.state, &self.sessions, &request).await?;
         Ok(Response::new(response))
+    }
+
+    type WatchStream = watcher::Stream;
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let who = caller(&request);
+        let stream = watcher::open(self, request.into_inner())?;
+        tracing::info!(event = "watch", %who);
+        Ok(Response::new(stream))
     }
 
     async fn resolve(

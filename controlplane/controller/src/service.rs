@@ -170,7 +170,12 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         refusals: refusals.clone(),
     };
     let (stopping, stop) = watch::channel(false);
-    let northbound = NorthboundService::new(state.clone(), committer.clone(), sessions.clone());
+    let northbound = NorthboundService::new(
+        state.clone(),
+        committer.clone(),
+        sessions.clone(),
+        stop.clone(),
+    );
     let southbound = SouthboundService::new(
         state.clone(),
         committer.clone(),

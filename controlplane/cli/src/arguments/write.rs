@@ -81,6 +81,7 @@ impl Command {
             | Self::Generation(_)
             | Self::Resolve(_)
             | Self::Explain(_)
+            | Self::Watch(_)
             | Self::Send(_)
             | Self::Request(_)
             | Self::Listen(_)

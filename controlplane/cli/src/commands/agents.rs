@@ -196,7 +196,7 @@ fn describe(agent: &v1::Agent) -> String {
     text
 }
 
-fn as_json(agent: &v1::Agent) -> Value {
+pub(super) fn as_json(agent: &v1::Agent) -> Value {
     let skills: Vec<Value> = agent
         .skills
         .iter()

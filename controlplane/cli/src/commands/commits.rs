@@ -57,7 +57,7 @@ async fn all(settings: &Settings) -> Result<Output, Failure> {
 }
 
 /// Where it stands, in words.
-fn standing(pending: &v1::PendingCommit) -> String {
+pub(super) fn standing(pending: &v1::PendingCommit) -> String {
     let ended = pending.ended_generation;
     match pending.state() {
         State::Waiting => format!("taken back in {} unless confirmed", left(pending)),

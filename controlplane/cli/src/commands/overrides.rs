@@ -147,11 +147,11 @@ fn not_there(missing: &'static str) -> ApiError {
     }
 }
 
-fn override_json(told: &v1::SkillOverride) -> Value {
+pub(super) fn override_json(told: &v1::SkillOverride) -> Value {
     json!({ "agent_uri": told.agent_uri, "skill_id": told.skill_id, "class_path": told.class_path })
 }
 
-fn group_json(group: &v1::Group) -> Value {
+pub(super) fn group_json(group: &v1::Group) -> Value {
     json!({
         "name": group.name, "label": label(group.label), "tenant": group.tenant,
         "agent_uris": group.agent_uris,

@@ -3,7 +3,7 @@
 use caplane_proto::v1;
 use caplane_proto::v1::entity::Entity as Kind;
 use caplane_proto::v1::read_request::Kind as ReadKind;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::entities::{add, list, remove};
 use crate::arguments::{GrantCommand, PermissionArguments, PermissionCommand, TenantCommand};
@@ -13,27 +13,58 @@ use crate::settings::Settings;
 
 pub(super) async fn grants(settings: &Settings, command: GrantCommand) -> Result<Output, Failure> {
     match command {
-        GrantCommand::Add { agent, class, weight } => {
+        GrantCommand::Add {
+            agent,
+            class,
+            weight,
+        } => {
             let weight = weight.unwrap_or_default();
-            let grant = v1::Grant { agent_uri: agent.clone(), class_path: class.clone(), weight };
-            add(settings, Kind::Grant(grant), "grant", &format!("{agent} may serve {class}")).await
+            let grant = v1::Grant {
+                agent_uri: agent.clone(),
+                class_path: class.clone(),
+                weight,
+            };
+            add(
+                settings,
+                Kind::Grant(grant),
+                "grant",
+                &format!("{agent} may serve {class}"),
+            )
+            .await
         }
         GrantCommand::Remove { agent, class } => {
-            let key = v1::Grant { agent_uri: agent.clone(), class_path: class.clone(), weight: 0 };
-            remove(settings, Kind::Grant(key), "grant", &format!("{class} of {agent}")).await
+            let key = v1::Grant {
+                agent_uri: agent.clone(),
+                class_path: class.clone(),
+                weight: 0,
+            };
+            remove(
+                settings,
+                Kind::Grant(key),
+                "grant",
+                &format!("{class} of {agent}"),
+            )
+            .await
         }
         GrantCommand::List => {
-            list(settings, ReadKind::Grant, "", "grants", &["AGENT", "CLASS", "WEIGHT"], |entity| match entity {
-                Kind::Grant(grant) => {
-                    let weight = match grant.weight {
-                        0 => "the agent's".to_owned(),
-                        weight => weight.to_string(),
-                    };
-                    let json = json!({ "agent_uri": grant.agent_uri, "class_path": grant.class_path, "weight": grant.weight });
-                    Some((vec![grant.agent_uri, grant.class_path, weight], json))
-                }
-                _ => None,
-            })
+            list(
+                settings,
+                ReadKind::Grant,
+                "",
+                "grants",
+                &["AGENT", "CLASS", "WEIGHT"],
+                |entity| match entity {
+                    Kind::Grant(grant) => {
+                        let weight = match grant.weight {
+                            0 => "the agent's".to_owned(),
+                            weight => weight.to_string(),
+                        };
+                        let json = grant_json(&grant);
+                        Some((vec![grant.agent_uri, grant.class_path, weight], json))
+                    }
+                    _ => None,
+                },
+            )
             .await
         }
     }
@@ -67,7 +98,7 @@ pub(super) async fn tenants(
                 &["ID", "NAME"],
                 |entity| match entity {
                     Kind::Tenant(tenant) => {
-                        let json = json!({ "id": tenant.id, "name": tenant.name });
+                        let json = tenant_json(&tenant);
                         Some((vec![tenant.id.to_string(), tenant.name], json))
                     }
                     _ => None,
@@ -118,12 +149,12 @@ pub(super) async fn permissions(
                 &heading,
                 |entity| match entity {
                     Kind::Permission(permission) => {
+                        let json = permission_json(&permission);
                         let v1::Permission {
                             from,
                             to,
                             class_path,
                         } = permission;
-                        let json = json!({ "from": from, "to": to, "class_path": class_path });
                         let class = if class_path.is_empty() {
                             "everything".to_owned()
                         } else {
@@ -137,4 +168,16 @@ pub(super) async fn permissions(
             .await
         }
     }
+}
+
+pub(super) fn grant_json(grant: &v1::Grant) -> Value {
+    json!({ "agent_uri": grant.agent_uri, "class_path": grant.class_path, "weight": grant.weight })
+}
+
+pub(super) fn tenant_json(tenant: &v1::Tenant) -> Value {
+    json!({ "id": tenant.id, "name": tenant.name })
+}
+
+pub(super) fn permission_json(permission: &v1::Permission) -> Value {
+    json!({ "from": permission.from, "to": permission.to, "class_path": permission.class_path })
 }

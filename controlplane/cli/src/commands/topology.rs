@@ -91,7 +91,7 @@ async fn list_routers(settings: &Settings) -> Result<Output, Failure> {
     Ok(Output::new("caplane.routers/1", json, text))
 }
 
-fn router_json(router: &v1::Router) -> Value {
+pub(super) fn router_json(router: &v1::Router) -> Value {
     json!({
         "name": router.name, "uri": router.uri, "label": label(router.label),
         "address": router.address, "connected": router.connected,
@@ -100,6 +100,10 @@ fn router_json(router: &v1::Router) -> Value {
         "software": router.software, "rejected_generation": router.rejected_generation,
         "rejected_reasons": router.rejected_reasons,
     })
+}
+
+pub(super) fn link_json(link: &v1::Link) -> Value {
+    json!({ "a": link.a, "b": link.b, "cost": link.cost })
 }
 
 pub(super) async fn links(settings: &Settings, command: LinkCommand) -> Result<Output, Failure> {
@@ -135,7 +139,7 @@ pub(super) async fn links(settings: &Settings, command: LinkCommand) -> Result<O
             for entity in &read.entities {
                 let Kind::Link(link) = entity else { continue };
                 table.row([link.a.clone(), link.b.clone(), link.cost.to_string()]);
-                all.push(json!({ "a": link.a, "b": link.b, "cost": link.cost }));
+                all.push(link_json(link));
             }
             let nothing = "no links; declare one with `caplane link add A B`";
             let json = json!({ "links": all, "generation": read.generation });

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::{Committed, History, State, now_unix_ms};
 use crate::change::migrate;
 use crate::compile;
+use crate::feed::ChangeFeed;
 use crate::knowledge::Knowledge;
 use crate::rib::Rib;
 use crate::store::{Batch, Store, StoreError, Stored};
@@ -90,6 +91,7 @@ impl State {
                 undone: 0,
             }),
             history: History::default(),
+            feed: ChangeFeed::starting_at(generation, now_unix_ms()),
         }))
     }
 }

@@ -40,17 +40,17 @@ const KINDS: [&str; 10] = [
 const SEPARATOR: char = '\n';
 
 /// An entity with the page token that continues after it, and the agent whose card it lacks.
-struct Row {
-    entity: v1::Entity,
-    token: String,
-    card_of: Option<u32>,
+pub(super) struct Row {
+    pub(super) entity: v1::Entity,
+    pub(super) token: String,
+    pub(super) card_of: Option<u32>,
 }
 
 /// Where a page begins and what it shows.
-struct Window<'a> {
-    key: &'a str,
-    after: &'a str,
-    limit: usize,
+pub(super) struct Window<'a> {
+    pub(super) key: &'a str,
+    pub(super) after: &'a str,
+    pub(super) limit: usize,
 }
 
 /// Answers one page.
@@ -137,7 +137,8 @@ fn fill(state: &State, rows: Vec<Row>, more: bool) -> Result<(Vec<v1::Entity>, S
     Ok((entities, if more { last } else { String::new() }))
 }
 
-fn rows(view: &View<'_>, kind: Kind, window: &Window<'_>) -> Vec<Row> {
+/// The entities of a window, agents without their cards.
+pub(super) fn rows(view: &View<'_>, kind: Kind, window: &Window<'_>) -> Vec<Row> {
     match kind {
         Kind::Agent => agents(view, window),
         Kind::Grant => grants(view, window),

@@ -68,8 +68,19 @@ pub struct LiveAt {
     pub took_us: u64,
 }
 
+#[derive(Default)]
+struct Rows {
+    /// Id of the last session that began.
+    sessions: u64,
+    /// Counts what changes in statuses, but for what was heard and sent.
+    changes: u64,
+    routers: HashMap<Label, Row>,
+}
+
 struct Row {
     status: RouterStatus,
+    /// The count of changes when it last did.
+    changed: u64,
     heard: Instant,
     session: Option<Handle>,
     /// Generations rising. Of those up to `lives_after` it is not known when they came in force.
@@ -79,10 +90,19 @@ struct Row {
     latest: u64,
 }
 
+impl Rows {
+    /// One more change.
+    fn count(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
+    }
+}
+
 impl Row {
     fn new() -> Self {
         Self {
             status: RouterStatus::default(),
+            changed: 0,
             heard: Instant::now(),
             session: None,
             lives: VecDeque::new(),
@@ -151,8 +171,8 @@ pub(super) struct Control {
 /// All routers' sessions.
 pub struct Sessions {
     started: Instant,
-    rows: Mutex<(u64, HashMap<Label, Row>)>,
-    /// Counts what changes in rows, but for what was heard.
+    rows: Mutex<Rows>,
+    /// [`Rows::changes`], for those who wait for it.
     changes: watch::Sender<u64>,
 }
 
@@ -190,13 +210,13 @@ fn taken_over() -> Status {
 }
 
 impl Sessions {
-    fn rows(&self) -> MutexGuard<'_, (u64, HashMap<Label, Row>)> {
+    fn rows(&self) -> MutexGuard<'_, Rows> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with(&self, router: Label, change: impl FnOnce(&mut Row)) {
         let mut rows = self.rows();
-        change(rows.1.entry(router).or_insert_with(Row::new));
+        change(rows.routers.entry(router).or_insert_with(Row::new));
     }
 
     /// Notices when what is known of any router changes.
@@ -205,8 +225,30 @@ impl Sessions {
         self.changes.subscribe()
     }
 
-    fn changed(&self) {
-        self.changes.send_modify(|count| *count += 1);
+    /// Routers whose status changed after the count `after` of changes, and the count now.
+    #[must_use]
+    pub fn changed_since(&self, after: u64) -> (Vec<Label>, u64) {
+        let rows = self.rows();
+        let changed = rows.routers.iter().filter(|(_, row)| row.changed > after);
+        (changed.map(|(router, _)| *router).collect(), rows.changes)
+    }
+
+    /// Changes the status of a router, and says so.
+    fn tell(&self, router: Label, change: impl FnOnce(&mut Row)) {
+        let count = {
+            let mut rows = self.rows();
+            let count = rows.count();
+            let row = rows.routers.entry(router).or_insert_with(Row::new);
+            row.changed = count;
+            change(row);
+            count
+        };
+        self.noticed(count);
+    }
+
+    fn noticed(&self, count: u64) {
+        self.changes
+            .send_modify(|newest| *newest = (*newest).max(count));
     }
 
     /// A session begins with what the router holds and what of it is in force there; an older one of the same router ends.
@@ -215,14 +257,16 @@ impl Sessions {
         let (verdicts, waiting) = mpsc::channel(VERDICTS_MAX);
         // One lock for id and row: of two sessions that begin together the later id stays.
         let mut rows = self.rows();
-        rows.0 += 1;
-        let id = rows.0;
+        rows.sessions += 1;
+        let id = rows.sessions;
         let handle = Handle {
             id,
             ended,
             verdicts,
         };
-        let row = rows.1.entry(router).or_insert_with(Row::new);
+        let count = rows.count();
+        let row = rows.routers.entry(router).or_insert_with(Row::new);
+        row.changed = count;
         row.heard = Instant::now();
         row.latest = id;
         row.status.connected = true;
@@ -232,7 +276,7 @@ impl Sessions {
             older.ended.send_replace(Some(taken_over()));
         }
         drop(rows);
-        self.changed();
+        self.noticed(count);
         Control {
             id,
             ended: watch,
@@ -242,31 +286,30 @@ impl Sessions {
 
     /// A session is over.
     pub(super) fn finish(&self, router: Label, id: u64) {
-        self.with(router, |row| {
+        self.tell(router, |row| {
             if row.session.as_ref().is_some_and(|session| session.id == id) {
                 row.session = None;
                 row.status.connected = false;
             }
         });
-        self.changed();
     }
 
     /// Forgets routers that are registered no more.
     pub fn forget(&self, registered: impl Fn(Label) -> bool) {
         let gone: Vec<Label> = {
             let rows = self.rows();
-            let known = rows.1.iter().filter(|(_, row)| row.session.is_none());
+            let known = rows.routers.iter().filter(|(_, row)| row.session.is_none());
             known.map(|(router, _)| *router).collect()
         };
         for router in gone.into_iter().filter(|router| !registered(*router)) {
-            self.rows().1.remove(&router);
+            self.rows().routers.remove(&router);
         }
     }
 
     /// Whether no newer session of the router has begun; true also after this one's end.
     pub(super) fn is_latest(&self, router: Label, id: u64) -> bool {
         self.rows()
-            .1
+            .routers
             .get(&router)
             .is_some_and(|row| row.latest == id)
     }
@@ -282,7 +325,7 @@ impl Sessions {
 
     /// Ends every session.
     pub fn end_all(&self, status: &Status) {
-        for row in self.rows().1.values() {
+        for row in self.rows().routers.values() {
             if let Some(session) = &row.session {
                 session.ended.send_replace(Some(status.clone()));
             }
@@ -298,7 +341,10 @@ impl Sessions {
     #[must_use]
     pub fn silence(&self, router: Label) -> Duration {
         let rows = self.rows();
-        let heard = rows.1.get(&router).map_or(self.started, |row| row.heard);
+        let heard = rows
+            .routers
+            .get(&router)
+            .map_or(self.started, |row| row.heard);
         heard.elapsed()
     }
 
@@ -307,7 +353,7 @@ impl Sessions {
     }
 
     pub(super) fn live(&self, router: Label, generation: u64, took_us: u64, now_unix_ms: u64) {
-        self.with(router, |row| {
+        self.tell(router, |row| {
             row.live(LiveAt {
                 generation,
                 at: Instant::now(),
@@ -315,28 +361,25 @@ impl Sessions {
                 took_us,
             });
         });
-        self.changed();
     }
 
     pub(super) fn accepted(&self, router: Label, generation: u64) {
-        self.with(router, |row| {
+        self.tell(router, |row| {
             row.status.accepted_generation = generation;
             row.status.rejected_generation = 0;
             row.status.rejected.clear();
             row.status.rejected_left_out = 0;
         });
-        self.changed();
     }
 
     pub(super) fn rejected(&self, router: Label, generation: u64, mut entries: Vec<RefusedEntry>) {
         let left_out = entries.len().saturating_sub(REFUSED_MAX);
         entries.truncate(REFUSED_MAX);
-        self.with(router, |row| {
+        self.tell(router, |row| {
             row.status.rejected_generation = generation;
             row.status.rejected = entries;
             row.status.rejected_left_out = left_out;
         });
-        self.changed();
     }
 
     /// When a generation, or the first after it that was reported, came in force at a router; `None` = not yet, or
@@ -344,7 +387,7 @@ impl Sessions {
     #[must_use]
     pub fn live_at(&self, router: Label, generation: u64) -> Option<LiveAt> {
         let rows = self.rows();
-        let row = rows.1.get(&router)?;
+        let row = rows.routers.get(&router)?;
         if generation <= row.lives_after {
             return None;
         }
@@ -358,7 +401,7 @@ impl Sessions {
     #[must_use]
     pub fn status(&self, router: Label) -> RouterStatus {
         let rows = self.rows();
-        rows.1
+        rows.routers
             .get(&router)
             .map(|row| row.status.clone())
             .unwrap_or_default()
@@ -371,7 +414,10 @@ impl Sessions {
         }
         let rows = self.rows();
         for (router, verdict) in verdicts {
-            let session = rows.1.get(&router).and_then(|row| row.session.as_ref());
+            let session = rows
+                .routers
+                .get(&router)
+                .and_then(|row| row.session.as_ref());
             if let Some(session) = session
                 && session.verdicts.try_send(verdict).is_err()
             {

@@ -174,6 +174,15 @@ trust = [{{ domain = "caplane.local", roots = "ca.pem" }}]
         }
     }
 
+    /// Memory in use (KiB).
+    pub fn resident_kib(&self) -> u64 {
+        let id = self.child.as_ref().expect("running").id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("running");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        kib.and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+
     /// SIGKILL, by its own process id.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
