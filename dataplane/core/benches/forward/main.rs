@@ -52,6 +52,13 @@ fn forward(c: &mut Criterion) {
     );
     measure(
         c,
+        "one router, 1 receiver, by a rate and ten of classes",
+        metered(),
+        1,
+        slabs(class),
+    );
+    measure(
+        c,
         "one router, 10 receivers",
         forwarder(10, false),
         1,

@@ -38,20 +38,8 @@ pub fn agent(number: u32, instance: u8) -> Label {
 
 /// Router 1. Agent 1 asks; `receivers` agents serve the classes in turn, or router 2 does.
 pub fn table(labels: usize, receivers: usize, remote: bool) -> Fib {
-    let allow = vec![Allow {
-        tenant: 1,
-        label: Label::NONE,
-    }];
     let mut upserts = vec![
-        Entry::Policy(PolicyEntry {
-            id: 1,
-            tenant: 1,
-            allow,
-            reply_tenants: vec![],
-            priority_max: 6,
-            rate: None,
-            class_rates: vec![],
-        }),
+        policy(None, vec![]),
         Entry::Neighbour(NeighbourEntry {
             router: router(2),
             name: "b".into(),
@@ -117,8 +105,25 @@ pub fn table(labels: usize, receivers: usize, remote: bool) -> Fib {
     }
 }
 
+/// The policy group of every agent: all that its tenant has is allowed.
+fn policy(rate: Option<Rate>, class_rates: Vec<ClassRate>) -> Entry {
+    Entry::Policy(PolicyEntry {
+        id: 1,
+        tenant: 1,
+        allow: vec![Allow {
+            tenant: 1,
+            label: Label::NONE,
+        }],
+        reply_tenants: vec![],
+        priority_max: 6,
+        rate,
+        class_rates,
+    })
+}
+
 pub fn forwarder(receivers: usize, remote: bool) -> Forwarder {
-    configured(ForwarderConfig::default(), receivers, remote)
+    let fib = table(LABELS, receivers, remote);
+    configured(ForwarderConfig::default(), fib, receivers)
 }
 
 /// One to one; every message is looked up in the tables.
@@ -127,12 +132,38 @@ pub fn forgetful() -> Forwarder {
         decisions_remembered: 0,
         ..ForwarderConfig::default()
     };
-    configured(config, 1, false)
+    configured(config, table(LABELS, 1, false), 1)
 }
 
-fn configured(config: ForwarderConfig, receivers: usize, remote: bool) -> Forwarder {
-    let fib = Arc::new(table(LABELS, receivers, remote));
-    let mut forwarder = Forwarder::new(config, fib);
+/// One to one; every message passes a rate for all and one for its class, that are never reached.
+pub fn metered() -> Forwarder {
+    let rate = Rate {
+        messages_per_second: 1_000_000_000,
+        bytes_per_second: 100_000_000_000,
+        burst_ms: 1_000,
+    };
+    let of_class = |level_1| ClassRate {
+        tenant: 1,
+        label: Label::class(level_1, 0, 0).unwrap(),
+        rate,
+    };
+    let delta = Delta {
+        base: Generation(1),
+        generation: Generation(2),
+        upserts: vec![policy(
+            Some(rate),
+            (1..=(LABELS / 1_000) as u16).map(of_class).collect(),
+        )],
+        ..Delta::default()
+    };
+    match table(LABELS, 1, false).apply(&delta) {
+        Ok(fib) => configured(ForwarderConfig::default(), fib, 1),
+        Err(rejections) => panic!("{}", rejections[0]),
+    }
+}
+
+fn configured(config: ForwarderConfig, fib: Fib, receivers: usize) -> Forwarder {
+    let mut forwarder = Forwarder::new(config, Arc::new(fib));
     for number in 1..=receivers as u32 + 1 {
         let role = PeerRole::Instance {
             uri: format!("spiffe://d/{number}"),

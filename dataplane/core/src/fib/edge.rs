@@ -16,7 +16,7 @@ use super::entry::{AgentEntry, ClassEntry, Egress, Entry, GroupEntry, InstanceAt
 use super::few::{FewEdit, FewSets};
 use super::sets::{Keeping, LargeSets, Member, Members, Packing, Reference, SetPool, Sets};
 use super::shard::{Bucket, Buckets, OpenShard, Slot};
-use crate::mix::mix64;
+use crate::mix::fold64;
 
 /// 2,048 shards: at 1 M labels a shard has about 500 of them (16 KB), so a delta of 1,000 scattered
 /// labels copies about 13 MB; the root is 16 KB of slots, and 64 KB of sets.
@@ -55,7 +55,6 @@ pub(crate) struct ClassView<'a> {
 pub(crate) struct Place<'a> {
     home: Bucket<'a>,
     key: u64,
-    hash: u64,
 }
 
 impl Place<'_> {
@@ -63,13 +62,12 @@ impl Place<'_> {
     pub const NOWHERE: Place<'static> = Place {
         home: Bucket::EMPTY,
         key: 1,
-        hash: 0,
     };
 
-    /// Loads the cache line. The value is for [`core::hint::black_box`], so that the load stays.
+    /// Asks for the cache line, and does not wait for it.
     #[inline]
-    pub fn touch(&self) -> u64 {
-        self.home.touch()
+    pub fn prefetch(&self) {
+        self.home.prefetch();
     }
 
     /// Tenant and label of the class, packed.
@@ -111,7 +109,7 @@ impl EdgeTable {
 
     #[inline]
     fn slot(&self, key: u64) -> Option<(Sets<'_>, Slot)> {
-        let hash = mix64(key);
+        let hash = fold64(key);
         let at = shard_of(hash);
         let slot = self.buckets[at].find(hash, key)?;
         Some((self.sets(at), slot))
@@ -154,18 +152,20 @@ impl EdgeTable {
     #[inline]
     pub fn place(&self, tenant: u32, label: Label) -> Place<'_> {
         let key = class_key(tenant, label);
-        let hash = mix64(key);
+        let hash = fold64(key);
         let home = self.buckets[shard_of(hash)].home(hash);
-        Place { home, key, hash }
+        Place { home, key }
     }
 
     /// The members of the class that belongs at a place: of it alone (`own`), or of anything below it too. Empty where
     /// it is not there.
     #[inline]
     pub fn set_at(&self, place: &Place<'_>, own: bool) -> Reference {
-        let Place { home, key, hash } = *place;
+        let Place { home, key } = *place;
         let mut values = home.values(key);
-        if values == 0 && home.goes_on(key) {
+        // That it is not here cannot be foretold, that the bucket is full besides can: one branch for both.
+        if (values == 0) & home.is_full() && home.goes_on(key) {
+            let hash = fold64(key);
             let behind = self.buckets[shard_of(hash)].find_behind(hash, key);
             values = behind.map_or(0, |slot| slot.values());
         }
@@ -175,7 +175,7 @@ impl EdgeTable {
     /// The first member of a set of this class.
     #[inline]
     pub fn first(&self, key: u64, set: Reference) -> Option<Member> {
-        let sets = self.sets(shard_of(mix64(key)));
+        let sets = self.sets(shard_of(fold64(key)));
         let members = sets.members(set, Packing::Route);
         members.as_slice().first().copied()
     }
@@ -330,12 +330,12 @@ impl EdgeEdit<'_> {
             return Reference::to_few(place, members.len());
         }
         let pool = &self.base.pool;
-        let shard = self.open(mix64(key));
+        let shard = self.open(fold64(key));
         shard.large.refer(pool, members)
     }
 
     fn put(&mut self, key: u64, a: u32, b: u32) {
-        let shard = self.open(mix64(key));
+        let shard = self.open(fold64(key));
         match shard.put(Slot { key, a, b }) {
             Some(old) => self.release(&old),
             None => self.used += 1,
@@ -343,7 +343,7 @@ impl EdgeEdit<'_> {
     }
 
     fn remove(&mut self, key: u64) {
-        let shard = self.open(mix64(key));
+        let shard = self.open(fold64(key));
         if let Some(old) = shard.remove(key) {
             self.release(&old);
             self.used -= 1;
@@ -359,7 +359,7 @@ impl EdgeEdit<'_> {
                 self.few.release(place);
             }
             if reference.is_large() {
-                self.open(mix64(old.key)).stale_sets = true;
+                self.open(fold64(old.key)).stale_sets = true;
             }
         }
     }

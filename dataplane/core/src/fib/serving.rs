@@ -1,12 +1,10 @@
 //! Who serves a class by the table alone: the class itself, the shared one, a parent (R9, R13). Refuses to know
 //! policy and who is alive; the forwarder asks for both at each step of the same order.
 
-use core::hint::black_box;
-
 use caplane_wire::Label;
 
 use super::Fib;
-use super::edge::{ClassView, Place};
+use super::edge::{ClassView, EdgeTable, Place};
 use super::sets::Reference;
 
 /// The class that serves a question, as the table has it.
@@ -28,13 +26,9 @@ impl Fib {
     /// that are not classes have tenant 0.
     #[inline]
     pub(crate) fn warm(&self, asked: impl Iterator<Item = (u32, Label)>) {
-        let mut places = [Place::NOWHERE; BATCH];
-        let mut count = 0;
-        for (place, (tenant, label)) in places.iter_mut().zip(asked) {
-            *place = self.edge.place(tenant, label);
-            count += 1;
+        for (tenant, label) in asked.take(BATCH) {
+            self.edge.place(tenant, label).prefetch();
         }
-        load(&places[..count]);
     }
 
     /// Who serves `label` for `tenant`.
@@ -70,60 +64,106 @@ impl Fib {
     /// Rounds in the order of [`Fib::serving`], for those that found nothing in the round before. Which those are, and
     /// whose members stand elsewhere, cannot be foretold: lists of them are written without a branch.
     fn serving_batch(&self, asked: &[(u32, Label)], found: &mut [Option<Serving>]) {
-        let mut places = [Place::NOWHERE; BATCH];
-        let mut matched = [Match::NONE; BATCH];
+        let mut batch = Batch::new();
+        batch.ask(&self.edge, asked.iter().copied());
+        batch.look(&self.edge, 0..asked.len() as u8, false);
         let mut labels = [Label::NONE; BATCH];
-        let mut open: [u8; BATCH] = core::array::from_fn(|at| at as u8);
         for (label, asked) in labels.iter_mut().zip(asked) {
             *label = asked.1;
         }
-        let mut count = asked.len();
-        for round in 0.. {
-            let (shared, above) = (round % 2 == 1, round >= 2);
-            for (place, n) in places.iter_mut().zip(&open[..count]) {
+        let mut above = false;
+        while batch.open_count > 0 {
+            let open = batch.open;
+            let open = &open[..batch.open_count];
+            batch.ask(
+                &self.edge,
+                open.iter().map(|n| (0, labels[usize::from(*n) % BATCH])),
+            );
+            batch.look(&self.edge, open.iter().copied(), above);
+            above = true;
+            batch.climb(&mut labels);
+            let open = batch.open;
+            let open = &open[..batch.open_count];
+            let up = open.iter().map(|n| {
                 let n = usize::from(*n) % BATCH;
-                let owner = if shared { 0 } else { asked[n].0 };
-                *place = self.edge.place(owner, labels[n]);
-            }
-            load(&places[..count]);
-            let mut still = 0;
-            for at in 0..count {
-                let n = usize::from(open[at]) % BATCH;
-                let set = self.edge.set_at(&places[at], above);
-                matched[n] = Match {
-                    key: places[at].key(),
-                    set,
-                };
-                open[still] = n as u8;
-                still += usize::from(set.is_empty());
-            }
-            count = still;
-            if shared {
-                count = climb(&mut open[..still], &mut labels);
-            }
-            if count == 0 {
-                break;
-            }
+                (asked[n].0, labels[n])
+            });
+            batch.ask(&self.edge, up);
+            batch.look(&self.edge, open.iter().copied(), above);
         }
         let mut apart = [0; BATCH];
         let mut count = 0;
-        for (n, (matched, found)) in matched.iter().zip(found.iter_mut()).enumerate() {
+        for (n, (matched, found)) in batch.matched.iter().zip(found.iter_mut()).enumerate() {
             *found = Some(matched.served_by(matched.set.router()));
             apart[count % BATCH] = n as u8;
             count += usize::from(!matched.set.is_packed());
         }
         for n in &apart[..count] {
-            let n = usize::from(*n);
-            let first = self.edge.first(matched[n].key, matched[n].set);
-            found[n] = first.map(|member| matched[n].served_by(member.router));
+            let n = usize::from(*n) % BATCH;
+            let matched = batch.matched[n];
+            let first = self.edge.first(matched.key, matched.set);
+            found[n] = first.map(|member| matched.served_by(member.router));
         }
     }
 }
 
-/// Nothing but loads: the fewer instructions between them, the more are under way at once.
-#[inline]
-fn load(places: &[Place<'_>]) {
-    black_box(places.iter().fold(0, |sum, place| sum ^ place.touch()));
+/// Questions whose rounds go together.
+struct Batch<'a> {
+    places: [Place<'a>; BATCH],
+    matched: [Match; BATCH],
+    /// Numbers of those that found nothing yet, in front.
+    open: [u8; BATCH],
+    open_count: usize,
+}
+
+impl<'a> Batch<'a> {
+    fn new() -> Batch<'a> {
+        Batch {
+            places: [Place::NOWHERE; BATCH],
+            matched: [Match::NONE; BATCH],
+            open: [0; BATCH],
+            open_count: 0,
+        }
+    }
+
+    /// Asks memory for all the lines of a round.
+    #[inline(always)]
+    fn ask(&mut self, edge: &'a EdgeTable, classes: impl Iterator<Item = (u32, Label)>) {
+        for (place, (owner, label)) in self.places.iter_mut().zip(classes) {
+            *place = edge.place(owner, label);
+            place.prefetch();
+        }
+    }
+
+    /// Looks at them, for the questions of these numbers.
+    #[inline(always)]
+    fn look(&mut self, edge: &EdgeTable, numbers: impl Iterator<Item = u8>, above: bool) {
+        let mut still = 0;
+        for (place, n) in self.places.iter().zip(numbers) {
+            let set = edge.set_at(place, above);
+            self.matched[usize::from(n) % BATCH] = Match {
+                key: place.key(),
+                set,
+            };
+            self.open[still % BATCH] = n;
+            still += usize::from(set.is_empty());
+        }
+        self.open_count = still;
+    }
+
+    /// One level up for those that are open; those at the top are out.
+    fn climb(&mut self, labels: &mut [Label; BATCH]) {
+        let mut left = 0;
+        for at in 0..self.open_count {
+            let n = self.open[at % BATCH];
+            let label = &mut labels[usize::from(n) % BATCH];
+            let parent = label.parent();
+            *label = parent.unwrap_or(Label::NONE);
+            self.open[left % BATCH] = n;
+            left += usize::from(parent.is_some());
+        }
+        self.open_count = left;
+    }
 }
 
 /// What a question has found so far.
@@ -147,20 +187,6 @@ impl Match {
             egress,
         }
     }
-}
-
-/// One level up for those `open`; those at the top are out. Returns how many are left, in front.
-fn climb(open: &mut [u8], labels: &mut [Label; BATCH]) -> usize {
-    let mut left = 0;
-    for at in 0..open.len() {
-        let n = open[at];
-        let label = &mut labels[usize::from(n) % BATCH];
-        let parent = label.parent();
-        *label = parent.unwrap_or(Label::NONE);
-        open[left] = n;
-        left += usize::from(parent.is_some());
-    }
-    left
 }
 
 /// Of classes above the one asked for only their own members serve.

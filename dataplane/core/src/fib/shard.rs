@@ -4,9 +4,11 @@
 use std::hint::select_unpredictable;
 use std::sync::Arc;
 
+use prefetch_index::prefetch_index;
+
 use super::lines::{Line, Lines};
 use super::sets::{Keeping, LargeSets, OpenLargeSets};
-use crate::mix::mix64;
+use crate::mix::fold64;
 
 /// `key` 0 = free.
 #[derive(Clone, Copy, Default)]
@@ -67,16 +69,18 @@ impl<'a> Bucket<'a> {
         rank(self.0[WIDTH - 1]).wrapping_sub(1) < rank(key).wrapping_sub(1)
     }
 
+    /// Asks for the cache line, and does not wait for it.
     #[inline]
-    pub fn touch(&self) -> u64 {
-        self.0[0]
+    pub fn prefetch(&self) {
+        prefetch_index(self.0, 0);
     }
 
     fn slots(self) -> [Slot; WIDTH] {
         core::array::from_fn(|at| slot(self.0, at))
     }
 
-    fn is_full(&self) -> bool {
+    #[inline]
+    pub fn is_full(&self) -> bool {
         self.0[WIDTH - 1] != 0
     }
 }
@@ -231,7 +235,7 @@ impl OpenShard {
     /// The bucket that a key stands in, and where in it.
     fn find(&self, key: u64) -> Option<(usize, usize)> {
         let len = self.lines.len();
-        let mut at = home(mix64(key), len);
+        let mut at = home(fold64(key), len);
         loop {
             let line = self.lines.get(at)?;
             if let Some(slot) = line[..WIDTH].iter().position(|other| *other == key) {
@@ -247,7 +251,7 @@ impl OpenShard {
     /// A key that is not there, where there is room.
     fn insert(&mut self, new: Slot) {
         let len = self.lines.len();
-        let mut at = home(mix64(new.key), len);
+        let mut at = home(fold64(new.key), len);
         let mut slot = Some(new);
         while let Some(new) = slot {
             slot = insert_into(&mut self.lines[at], new);
@@ -337,7 +341,7 @@ mod tests {
             prop_assert_eq!(shard.used, map.len());
             let (buckets, _) = shard.freeze(|_, _| {});
             for key in 1..200 {
-                let found = buckets.find(mix64(key), key).map(|slot| slot.a);
+                let found = buckets.find(fold64(key), key).map(|slot| slot.a);
                 prop_assert_eq!(found, map.get(&key).copied());
             }
             prop_assert_eq!(buckets.slots().count(), map.len());
@@ -346,7 +350,7 @@ mod tests {
 
     #[test]
     fn an_empty_shard_has_nothing() {
-        assert!(Buckets::default().find(mix64(7), 7).is_none());
+        assert!(Buckets::default().find(fold64(7), 7).is_none());
         let mut shard = Buckets::default().edit(&LargeSets::default());
         assert!(shard.remove(7).is_none());
     }

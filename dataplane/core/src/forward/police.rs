@@ -10,6 +10,7 @@ use super::Forwarder;
 use super::peers::{Instance, PeerIdx};
 use crate::Now;
 use crate::fib::{ClassRate, Rate};
+use crate::mix::MixMap;
 
 /// Tokens count in millionths, so that a microsecond at one a second is one.
 const ONE: i64 = 1_000_000;
@@ -43,22 +44,24 @@ impl Bucket {
         self.tokens = self.tokens.saturating_add(more).min(self.full);
     }
 
-    fn has(&self, count: u64) -> bool {
-        let wanted = i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(ONE);
-        self.per_second == 0 || self.tokens >= wanted.min(self.full)
+    fn has(&self, tokens: i64) -> bool {
+        self.per_second == 0 || self.tokens >= tokens.min(self.full)
     }
 
-    fn take(&mut self, count: u64) {
-        let taken = i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(ONE);
+    fn take(&mut self, tokens: i64) {
         if self.per_second != 0 {
-            self.tokens = self.tokens.saturating_sub(taken);
+            self.tokens = self.tokens.saturating_sub(tokens);
         }
     }
 
-    fn give_back(&mut self, count: u64) {
-        let back = i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(ONE);
-        self.tokens = self.tokens.saturating_add(back).min(self.full);
+    fn give_back(&mut self, tokens: i64) {
+        self.tokens = self.tokens.saturating_add(tokens).min(self.full);
     }
+}
+
+/// Tokens of so many bytes.
+fn tokens(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(ONE)
 }
 
 /// Messages and bytes of one rate.
@@ -68,6 +71,8 @@ struct Meter {
     bytes: Bucket,
     /// The buckets are filled up to here, in whole microseconds; `None` = not used yet.
     filled: Option<Duration>,
+    /// The last call's time: messages of one tick come at one time.
+    asked: Option<Duration>,
 }
 
 impl Meter {
@@ -76,10 +81,20 @@ impl Meter {
             messages: Bucket::new(rate.messages_per_second, rate.burst()),
             bytes: Bucket::new(rate.bytes_per_second, rate.burst()),
             filled: None,
+            asked: None,
         }
     }
 
-    fn allows(&mut self, now: Now, bytes: u64) -> bool {
+    #[inline]
+    fn allows(&mut self, now: Now, bytes: i64) -> bool {
+        if self.asked != Some(now.mono) {
+            self.fill(now);
+        }
+        self.messages.has(ONE) && self.bytes.has(bytes)
+    }
+
+    fn fill(&mut self, now: Now) {
+        self.asked = Some(now.mono);
         let then = *self.filled.get_or_insert(now.mono);
         let us = now.mono.saturating_sub(then).as_micros();
         let us = u64::try_from(us).unwrap_or(u64::MAX);
@@ -89,11 +104,11 @@ impl Meter {
             // What is less than a microsecond stays for the next time.
             self.filled = Some(then + Duration::from_micros(us));
         }
-        self.messages.has(1) && self.bytes.has(bytes)
     }
 
-    fn take(&mut self, bytes: u64) {
-        self.messages.take(1);
+    #[inline]
+    fn take(&mut self, bytes: i64) {
+        self.messages.take(ONE);
         self.bytes.take(bytes);
     }
 }
@@ -102,26 +117,44 @@ impl Meter {
 #[derive(Debug)]
 pub(super) struct Policer {
     all: Option<(Rate, Meter)>,
-    /// Rates of single classes, the most special first.
+    /// Rates of single classes.
     classes: Vec<(ClassRate, Meter)>,
+    /// Where they stand, by tenant and label: a message looks for its own class and those above it, however many are
+    /// limited.
+    by_class: MixMap<u64, u32>,
+}
+
+fn class_key(tenant: u32, label: Label) -> u64 {
+    u64::from(tenant) << 32 | u64::from(label.bits())
 }
 
 impl Policer {
     /// `None` = nothing is limited.
     pub fn new(all: Rate, classes: &[ClassRate]) -> Option<Box<Policer>> {
-        let mut classes: Vec<(ClassRate, Meter)> = classes
+        let key = |limit: &ClassRate| class_key(limit.tenant, limit.label);
+        let by_class = classes.iter().map(key).zip(0..).collect();
+        let classes: Vec<_> = classes
             .iter()
             .map(|limit| (*limit, Meter::new(limit.rate)))
             .collect();
-        classes.sort_by_key(|(limit, _)| core::cmp::Reverse(limit.label.depth()));
         let all = (!all.is_unlimited()).then(|| (all, Meter::new(all)));
-        (all.is_some() || !classes.is_empty()).then(|| Box::new(Policer { all, classes }))
+        let limited = all.is_some() || !classes.is_empty();
+        limited.then(|| {
+            Box::new(Policer {
+                all,
+                classes,
+                by_class,
+            })
+        })
     }
 
     /// Is it what `new` would make of these rates?
     fn is_of(&self, all: Rate, classes: &[ClassRate]) -> bool {
         let held = self.all.map_or(Rate::UNLIMITED, |(rate, _)| rate);
-        let same = |limit: &ClassRate| self.classes.iter().any(|(held, _)| held == limit);
+        let same = |limit: &ClassRate| {
+            let at = self.by_class.get(&class_key(limit.tenant, limit.label));
+            at.is_some_and(|at| self.classes[*at as usize].0 == *limit)
+        };
         (held == all || held.is_unlimited() && all.is_unlimited())
             && self.classes.len() == classes.len()
             && classes.iter().all(same)
@@ -129,13 +162,8 @@ impl Policer {
 
     /// May a message go on? One that may is paid for: everywhere or nowhere.
     fn allows(&mut self, now: Now, head: &[u8; HEADER_LEN], bytes: u64) -> bool {
-        let class = match self.classes.is_empty() {
-            true => None,
-            false => self.class_of(head),
-        };
-        let all = self.all.as_mut().map(|(_, meter)| meter);
-        let class = class.map(|at| &mut self.classes[at].1);
-        let mut meters = [all, class];
+        let bytes = tokens(bytes);
+        let mut meters = self.meters(head);
         let mut each = meters.iter_mut().flatten();
         if !each.all(|meter| meter.allows(now, bytes)) {
             return false;
@@ -149,23 +177,32 @@ impl Policer {
 
     /// What was paid for did not go on: it comes again.
     fn give_back(&mut self, head: &[u8; HEADER_LEN], bytes: u64) {
-        let class = self.class_of(head).map(|at| &mut self.classes[at].1);
-        let all = self.all.as_mut().map(|(_, meter)| meter);
-        for meter in [all, class].into_iter().flatten() {
-            meter.messages.give_back(1);
-            meter.bytes.give_back(bytes);
+        for meter in self.meters(head).into_iter().flatten() {
+            meter.messages.give_back(ONE);
+            meter.bytes.give_back(tokens(bytes));
         }
     }
 
-    /// The most special limited class that covers the one asked for.
-    fn class_of(&self, head: &[u8; HEADER_LEN]) -> Option<usize> {
+    /// Of all that it sends, and of the most special limited class that covers the one asked for.
+    #[inline]
+    fn meters(&mut self, head: &[u8; HEADER_LEN]) -> [Option<&mut Meter>; 2] {
+        let class = match self.classes.is_empty() {
+            true => None,
+            false => self.class_of(head),
+        };
+        let class = class.map(|at| &mut self.classes[at as usize]);
+        let all = self.all.as_mut();
+        [all.map(|(_, meter)| meter), class.map(|(_, meter)| meter)]
+    }
+
+    fn class_of(&self, head: &[u8; HEADER_LEN]) -> Option<u32> {
         let header = Header::new_unchecked(head);
         let (tenant, asked): (u32, Label) = (header.tenant(), header.requested_label());
         if asked.kind() != LabelKind::Class {
             return None;
         }
-        let covers = |limit: &ClassRate| limit.tenant == tenant && limit.label.covers(asked);
-        self.classes.iter().position(|(limit, _)| covers(limit))
+        let mut above = core::iter::once(asked).chain(asked.ancestors());
+        above.find_map(|label| self.by_class.get(&class_key(tenant, label)).copied())
     }
 }
 
@@ -230,9 +267,9 @@ mod tests {
 
     fn passed(meter: &mut Meter, now: Now, bytes: u64, tries: usize) -> usize {
         let pass = |meter: &mut Meter| {
-            let allowed = meter.allows(now, bytes);
+            let allowed = meter.allows(now, tokens(bytes));
             if allowed {
-                meter.take(bytes);
+                meter.take(tokens(bytes));
             }
             allowed
         };
