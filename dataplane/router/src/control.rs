@@ -14,11 +14,12 @@ use tokio::time::Instant;
 use crate::admin::exposition::{self, Scene};
 use crate::admin::{self, Scrape};
 use crate::config::HostPort;
-use crate::fib_file::{self, HeldTable};
+use crate::fib_file::HeldTable;
 use crate::shared::{Command, Note, Shared, WorkerHandle};
 use crate::southbound::dial::{self, StreamEvent};
 use crate::southbound::tls::ControllerTls;
 use crate::southbound::{SessionCounts, Southbound, Waiting};
+use crate::table_log::{Since, StoredTable};
 use crate::worker::WorkerSnapshot;
 
 /// A changed table is written this long after the change, so that a burst of
@@ -105,8 +106,8 @@ async fn main_loop(parts: ControlParts) -> std::io::Result<()> {
             Some(scrape) = scrapes.recv() => metrics.answer(scrape, &shared).await,
             _ = report.tick() => metrics.collect().await,
         }
-        if let Some(held) = southbound.take_unsaved() {
-            saving.changed(held);
+        if let Some((held, since)) = southbound.take_unsaved() {
+            saving.changed(held, since);
         }
     }
     dial_task.abort();
@@ -179,21 +180,28 @@ fn on_note(southbound: &mut Southbound, workers: &[WorkerHandle], note: Note) {
 /// Writes the table when it changed, and not more often than every [`SAVE_AFTER`].
 struct Saving {
     path: PathBuf,
+    /// `None` while it is written, and after that broke.
+    stored: Option<StoredTable>,
     newest: Option<HeldTable>,
+    /// What changed up to `newest` since the last save.
+    since: Since,
     due: Option<Instant>,
 }
 
 impl Saving {
     fn new(path: PathBuf) -> Self {
         Self {
+            stored: Some(StoredTable::at(path.clone())),
             path,
             newest: None,
+            since: Since::default(),
             due: None,
         }
     }
 
-    fn changed(&mut self, held: HeldTable) {
+    fn changed(&mut self, held: HeldTable, since: Since) {
         self.newest = Some(held);
+        self.since.add(since);
         self.due.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
     }
 
@@ -202,11 +210,23 @@ impl Saving {
         let Some(held) = self.newest.take() else {
             return;
         };
-        let path = self.path.clone();
+        let since = std::mem::take(&mut self.since);
+        let stored = self.stored.take();
+        let mut stored = stored.unwrap_or_else(|| StoredTable::at(self.path.clone()));
         let generation = held.fib.generation();
-        let written = tokio::task::spawn_blocking(move || fib_file::save(&path, &held)).await;
+        let written = tokio::task::spawn_blocking(move || {
+            let saved = stored.save(&held, &since);
+            (stored, saved)
+        });
+        let written = written.await.map(|(stored, saved)| {
+            self.stored = Some(stored);
+            saved
+        });
         match written {
-            Ok(Ok(())) => tracing::info!(event = "table_saved", %generation),
+            Ok(Ok(saved)) => {
+                let (bytes, whole) = (saved.bytes, saved.whole);
+                tracing::info!(event = "table_saved", %generation, bytes, whole);
+            }
             Ok(Err(error)) => {
                 tracing::error!(event = "table_not_saved", %generation, %error, "a restart without a controller would use an older table");
             }

@@ -1,4 +1,5 @@
-//! The last good table on disk, so that a router starts and forwards without a controller.
+//! The last good table on disk, so that a router starts and forwards without a controller. What changed since it
+//! was written lies beside it: [`crate::table_log`].
 //!
 //! The file is a header and two protobuf messages of the southbound API, so what
 //! is read at start goes through the same conversion as what comes from the network:
@@ -73,24 +74,39 @@ pub enum FibFileError {
     },
 }
 
+/// A table file that was written.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// Its checksum.
+    pub checksum: u64,
+    /// Its length (bytes).
+    pub bytes: u64,
+}
+
 /// Writes `held` to `path`, whole or not at all.
 ///
 /// # Errors
 ///
 /// [`FibFileError::Io`]; the older file is then still there.
-pub fn save(path: &Path, held: &HeldTable) -> Result<(), FibFileError> {
-    state_file::replace(path, &encode(held)).map_err(|cause| FibFileError::Io {
+pub fn save(path: &Path, held: &HeldTable) -> Result<Stored, FibFileError> {
+    let (file, checksum) = encode(held);
+    let replaced = state_file::replace(path, &file);
+    replaced.map_err(|cause| FibFileError::Io {
         path: path.to_owned(),
         cause,
+    })?;
+    Ok(Stored {
+        checksum,
+        bytes: file.len() as u64,
     })
 }
 
-/// Reads the table at `path`; `None` when there is no such file.
+/// Reads the table at `path`, and the checksum of the file; `None` when there is no such file.
 ///
 /// # Errors
 ///
 /// [`FibFileError`] when the file is there and cannot be used.
-pub fn load(path: &Path) -> Result<Option<HeldTable>, FibFileError> {
+pub fn load(path: &Path) -> Result<Option<(HeldTable, u64)>, FibFileError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -109,7 +125,8 @@ pub fn load(path: &Path) -> Result<Option<HeldTable>, FibFileError> {
         })
 }
 
-fn encode(held: &HeldTable) -> Vec<u8> {
+/// The file, and its checksum.
+fn encode(held: &HeldTable) -> (Vec<u8>, u64) {
     let generation = held.fib.generation().0;
     let origin = v1::SessionAccepted {
         router_name: held.router_name.clone(),
@@ -136,10 +153,10 @@ fn encode(held: &HeldTable) -> Vec<u8> {
     let checksum = fnv1a(&file[HEADER_LEN..]);
     file[..8].copy_from_slice(MAGIC);
     file[8..HEADER_LEN].copy_from_slice(&checksum.to_be_bytes());
-    file
+    (file, checksum)
 }
 
-fn decode(bytes: &[u8]) -> Result<HeldTable, String> {
+fn decode(bytes: &[u8]) -> Result<(HeldTable, u64), String> {
     let Some((header, mut body)) = bytes.split_at_checked(HEADER_LEN) else {
         return Err(format!("{} bytes are too few for a table", bytes.len()));
     };
@@ -147,7 +164,8 @@ fn decode(bytes: &[u8]) -> Result<HeldTable, String> {
     if magic != MAGIC {
         return Err("it is no table of format CPLFIB01".to_owned());
     }
-    if checksum.get_u64() != fnv1a(body) {
+    let checksum = checksum.get_u64();
+    if checksum != fnv1a(body) {
         return Err("its checksum does not fit its content".to_owned());
     }
     let origin = v1::SessionAccepted::decode_length_delimited(&mut body)
@@ -167,11 +185,12 @@ fn decode(bytes: &[u8]) -> Result<HeldTable, String> {
     let fib = Fib::empty(origin.domain, router)
         .apply(&delta)
         .map_err(rejections)?;
-    Ok(HeldTable {
+    let held = HeldTable {
         fib,
         router_name: origin.router_name,
         store_id: origin.store_id,
-    })
+    };
+    Ok((held, checksum))
 }
 
 #[cfg(test)]
@@ -210,7 +229,7 @@ mod tests {
         let path = folder.path().join(FILE_NAME);
         assert!(load(&path).unwrap().is_none());
         save(&path, &held()).unwrap();
-        let back = load(&path).unwrap().unwrap();
+        let (back, _) = load(&path).unwrap().unwrap();
         assert_eq!(back.store_id, "store-a");
         assert_eq!(back.router_name, "edge-1");
         assert_eq!(back.fib.generation(), Generation(17));
@@ -222,7 +241,7 @@ mod tests {
 
     #[test]
     fn every_truncation_and_every_flipped_bit_is_found() {
-        let whole = encode(&held());
+        let (whole, _) = encode(&held());
         for end in 0..whole.len() {
             assert!(decode(&whole[..end]).is_err(), "cut at {end}");
         }

@@ -4,7 +4,7 @@
 //! [`Router::start`] is the way in; `main.rs` only reads arguments and signals. One thread per
 //! [`worker`] runs every connection and every message to completion; one
 //! control thread ([`control`]) speaks to the controller ([`southbound`]), answers
-//! Prometheus ([`admin`]) and writes the stored table ([`fib_file`]). They meet
+//! Prometheus ([`admin`]) and writes the stored table ([`fib_file`], [`table_log`]). They meet
 //! in [`shared`]. What is forwarded where is `caplane-core`'s business, how
 //! bytes travel is `caplane-transport`'s. `dataplane/ARCHITECTURE.md` tells the life of a message.
 
@@ -23,6 +23,7 @@ pub mod shared;
 pub mod southbound;
 mod state_file;
 pub mod table;
+pub mod table_log;
 pub mod worker;
 
 pub use router::{Addresses, Ended, Router, StartError};

@@ -20,8 +20,8 @@ use crate::fib_file::{self, FibFileError, HeldTable};
 use crate::shared::{COMMANDS_MAX, Command, NOTES_MAX, Shared, WorkerHandle};
 use crate::southbound::tls::{ControllerTls, ControllerTlsError};
 use crate::southbound::{SelfDescription, SessionCounts, Southbound};
-use crate::state_file;
 use crate::worker::{CONTROL_BYTES_MAX, Worker, WorkerParts};
+use crate::{state_file, table_log};
 
 /// Why a router did not start. Nothing of it is left running then.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +124,7 @@ impl Router {
             admin: admin.local_addr().map_err(StartError::Thread)?,
         };
         let fib_path = config.state_dir.join(fib_file::FILE_NAME);
-        let held = stored_table(fib_file::load(&fib_path));
+        let held = stored_table(table_log::load(&fib_path));
         write_addresses(config, addresses).map_err(state_dir)?;
 
         let bound = Bound {

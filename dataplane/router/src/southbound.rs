@@ -36,6 +36,7 @@ use crate::config::{Limits, Timers};
 use crate::control_frame::SOFTWARE;
 use crate::fib_file::HeldTable;
 use crate::shared::{Command, Shared, WorkerHandle};
+use crate::table_log::{Row, Since};
 use crate::{lookup, table};
 
 /// Attachments are collected for this long, so that a thousand at once are few messages.
@@ -88,8 +89,8 @@ pub struct Southbound {
     awaited: Option<Awaited>,
     /// The generation of the held table's store that is live on every worker; 0 = none.
     live: u64,
-    /// The table changed since it was last saved.
-    unsaved: bool,
+    /// What changed of the table since this was last taken.
+    unsaved: Option<Since>,
 }
 
 /// An open stream.
@@ -145,13 +146,14 @@ impl Southbound {
             session: None,
             relay: Relay::new(limits.resolve_outstanding_max, timers.resolve_timeout),
             awaited: None,
-            unsaved: false,
+            unsaved: None,
         }
     }
 
-    /// The table held, when it changed since this was last asked.
-    pub fn take_unsaved(&mut self) -> Option<HeldTable> {
-        std::mem::take(&mut self.unsaved).then(|| self.held.clone())
+    /// The table held and what of it changed, when any did since this was last asked.
+    pub fn take_unsaved(&mut self) -> Option<(HeldTable, Since)> {
+        let since = self.unsaved.take()?;
+        Some((self.held.clone(), since))
     }
 
     /// A stream to a controller is open: introduces the router on it.
@@ -297,12 +299,21 @@ impl Southbound {
             return Ok(());
         }
         let applied = tokio::task::spawn_blocking(move || {
-            let delta = table::delta(whole.base, whole.generation, whole.upserts, whole.removes)?;
-            base.apply(&delta)
+            let update = whole.into_update();
+            let row = Row::of(&update);
+            let (base_generation, generation) = (update.base_generation, update.generation);
+            let delta = table::delta(base_generation, generation, update.upserts, update.removes)?;
+            Ok::<_, Vec<Rejection>>((base.apply(&delta)?, row))
         });
-        let fib = applied
+        let (fib, row) = applied
             .await
             .map_err(|e| update_fault(format!("applying the update failed: {e}")))??;
+        let since = match row {
+            Some(row) if accepted.router_name == self.held.router_name => Since::Rows(vec![row]),
+            // The table file also says what the router is called.
+            _ => Since::Whole,
+        };
+        self.unsaved.get_or_insert_default().add(since);
         if accepted.store_id != self.held.store_id {
             // What is in force until the workers take this one is no generation of its store.
             self.live = 0;
@@ -325,7 +336,6 @@ impl Southbound {
             generation: self.held.fib.generation().0,
             arrived,
         });
-        self.unsaved = true;
         self.shared.stale.store(false, Ordering::Relaxed);
         self.counts.updates_applied.fetch_add(1, Ordering::Relaxed);
     }

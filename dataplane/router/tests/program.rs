@@ -11,7 +11,7 @@ use caplane_proto::v1;
 use support::controller::FakeController;
 use support::instance::Instance;
 use support::pki::Pki;
-use support::tables::{identity, policy};
+use support::tables::{class_at, identity, policy};
 use support::{DEADLINE, config_text, wait_until};
 
 fn program() -> Command {
@@ -188,4 +188,34 @@ fn a_second_sigterm_or_the_end_of_stdin_ends_at_once() {
     let began = Instant::now();
     assert_eq!(router.exit_code(), 0);
     assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_killed_router_starts_by_what_was_appended_to_its_table() {
+    let pki = Pki::new();
+    let folder = tempfile::tempdir().unwrap();
+    let mut controller = FakeController::start(&pki);
+    let path = folder.path().join("router.toml");
+    let text = config_text(&pki, "r1", &[controller.address()], "127.0.0.1:0");
+    std::fs::write(&path, text).unwrap();
+    let router = Running::start(&path);
+    let mut session = controller.session();
+    session.accept(1, 1);
+    session.snapshot(1, vec![policy(), identity(&pki.agent("a").uri, 1, &[])]);
+    let length = |name: &str| {
+        let file = folder.path().join("r1-state").join(name);
+        std::fs::metadata(file).map_or(0, |file| file.len())
+    };
+    wait_until("the table is stored", || length("table.fib") > 0);
+    let table = length("table.fib");
+    session.delta(vec![class_at("class:7", 1)], vec![]);
+    wait_until("the change is appended", || length("table.log") > 0);
+    assert_eq!(length("table.fib"), table, "it is not written again");
+    // SIGKILL: nothing is saved at its end.
+    drop(router);
+    drop(session);
+
+    let _router = Running::start(&path);
+    let session = controller.session();
+    assert_eq!(session.open.held_generation, 2);
 }

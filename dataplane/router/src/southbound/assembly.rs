@@ -13,6 +13,20 @@ pub(super) struct Whole {
     pub(super) removes: Vec<v1::ResourceKey>,
 }
 
+impl Whole {
+    /// As it would have come in one part.
+    pub(super) fn into_update(self) -> v1::TableUpdate {
+        v1::TableUpdate {
+            nonce: self.nonce,
+            generation: self.generation,
+            base_generation: self.base,
+            upserts: self.upserts,
+            removes: self.removes,
+            last: true,
+        }
+    }
+}
+
 /// Collects parts of one update at a time.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {

@@ -163,7 +163,7 @@ async fn a_snapshot_in_parts_is_answered_once_and_reported_live_when_it_is() {
         panic!("SessionOpen must be first");
     };
     assert_eq!(open.live_generation, 5);
-    assert_eq!(f.southbound.take_unsaved().unwrap().store_id, "store-a");
+    assert_eq!(f.southbound.take_unsaved().unwrap().0.store_id, "store-a");
     assert!(f.southbound.take_unsaved().is_none());
 }
 
