@@ -272,6 +272,7 @@ impl Api {
     pub async fn read(&self, kind: ReadKind, key: &str) -> Result<Read, ApiError> {
         let mut entities = Vec::new();
         let mut page = String::new();
+        let mut first_generation = None;
         loop {
             let request = v1::ReadRequest {
                 kind: kind.into(),
@@ -287,10 +288,13 @@ impl Api {
                     .into_iter()
                     .filter_map(|entity| entity.entity),
             );
+            let generation = answer.generation;
+            let first_generation = *first_generation.get_or_insert(generation);
             if answer.next_page.is_empty() {
                 return Ok(Read {
                     entities,
-                    generation: answer.generation,
+                    generation,
+                    first_generation,
                 });
             }
             page = answer.next_page;
@@ -487,8 +491,10 @@ pub struct Written {
 pub struct Read {
     /// The entities, in key order.
     pub entities: Vec<Kind>,
-    /// The generation they were read at.
+    /// The generation that the last page was read at.
     pub generation: u64,
+    /// The generation that the first page was read at: to compare and set.
+    pub first_generation: u64,
 }
 
 /// An error and its causes, outermost first, each once.

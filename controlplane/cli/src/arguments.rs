@@ -13,6 +13,7 @@ use crate::failure::EXIT_CODES;
 use crate::settings::{Settings, default_state};
 
 mod agents;
+mod apply;
 mod certificates;
 mod classes;
 mod commit;
@@ -27,6 +28,7 @@ mod watch;
 mod write;
 
 pub use agents::{AgentCommand, RegisterArguments};
+pub use apply::ManifestArguments;
 pub use certificates::{PkiCommand, RoleName};
 pub use classes::{ClassCommand, ResolveArguments};
 pub use commit::CommitCommand;
@@ -147,6 +149,10 @@ pub enum Command {
     /// Let one tenant reach classes of another
     #[command(subcommand)]
     Permission(PermissionCommand),
+    /// Make a file true: agents, grants, routers, links, tenants and more
+    Apply(ManifestArguments),
+    /// Say what `apply` would change; exit code 10 when anything
+    Diff(ManifestArguments),
     /// Confirm or cancel changes that wait for it (--confirm-within)
     #[command(subcommand)]
     Commit(CommitCommand),

@@ -8,6 +8,7 @@ use crate::failure::{Exit, Failure};
 use crate::settings::Settings;
 
 mod agents;
+mod apply;
 mod certificates;
 mod classes;
 mod commits;
@@ -42,6 +43,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Group(command) => overrides::groups(&settings, command).await?,
         Command::Tenant(command) => policy::tenants(&settings, command).await?,
         Command::Permission(command) => policy::permissions(&settings, command).await?,
+        Command::Apply(arguments) => apply::apply(&settings, &arguments).await?,
+        Command::Diff(arguments) => return apply::diff(&settings, &arguments, json).await,
         Command::Commit(command) => commits::commits(&settings, command).await?,
         Command::Rollout(RolloutCommand::Status) => rollout::show(&settings, 0).await?,
         Command::Generation(GenerationCommand::Show { generation }) => {

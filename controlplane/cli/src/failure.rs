@@ -32,6 +32,8 @@ pub enum Exit {
     CheckFailed = 8,
     /// Somebody else wrote first (`--expect-generation`).
     Conflict = 9,
+    /// `caplane diff` found differences.
+    Differs = 10,
 }
 
 /// The table of exit codes, for `--help`.
@@ -46,7 +48,8 @@ Exit codes:
   6  a controller or router could not be reached, or did not answer in time
   7  a message was not delivered, or not answered
   8  `up --once` saw a message lost, changed, doubled or out of order
-  9  somebody else wrote first (--expect-generation)";
+  9  somebody else wrote first (--expect-generation, apply)
+  10 `diff` found differences";
 
 /// An error of a command: what failed, on what, what to do; and its exit code.
 #[derive(Debug, thiserror::Error)]

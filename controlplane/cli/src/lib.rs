@@ -7,6 +7,7 @@
 //! | [`api`] | the northbound API, typed |
 //! | [`fabric`] | a controller and routers as child processes |
 //! | [`arguments`], [`commands`] | the command line, and what each command does |
+//! | [`manifest`] | what should be, as a file, and the least updates that make it so |
 //! | [`settings`] | where the fabric is and who asks |
 //! | [`output`], [`failure`] | results and errors, for people and for programs |
 //! | [`up`] | `caplane up` |
@@ -16,6 +17,7 @@ pub mod arguments;
 pub mod commands;
 pub mod fabric;
 pub mod failure;
+pub mod manifest;
 pub mod output;
 pub mod pki;
 pub mod settings;

@@ -937,3 +937,127 @@ async fn changes_are_watched() {
     assert!(error.contains("watch again with --initial"), "{error}");
     refused(state, &["watch", "--resume", "nonsense"], 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_made_true_and_compared() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let _fabric = fabric(state).await;
+    write(state, "teller.json", CARD);
+    let text = r#"
+[[tenant]]
+name = "acme"
+[[agent]]
+agent = "teller"
+card = "teller.json"
+[[agent]]
+agent = "desk"
+tenant = "acme"
+[[grant]]
+agent = "teller"
+class = "*"
+[[group]]
+name = "tellers"
+agents = ["teller"]
+"#;
+    let file = write(state, "fabric.toml", text);
+    let differs = |arguments: &[&str]| {
+        let output = caplane(state, &[&["diff", "-f", &file], arguments].concat());
+        assert_eq!(output.status.code(), Some(10), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let told = differs(&[]);
+    let uri = "spiffe://caplane.local/tenant/shared/agent/teller";
+    assert!(
+        told.starts_with("+ tenant acme\n+ agent spiffe://"),
+        "{told}"
+    );
+    assert!(
+        told.contains(&format!("+ grant {uri} *\n+ group tellers\n")),
+        "{told}"
+    );
+    assert!(
+        told.contains("every router: "),
+        "what routers would get: {told}"
+    );
+    let told: Value = serde_json::from_str(&differs(&["--json"])).expect("JSON");
+    assert_eq!(told["schema"], "caplane.diff/1");
+    assert_eq!(told["changes"].as_array().map(Vec::len), Some(5));
+    refused(state, &["tenant", "remove", "acme"], 3);
+
+    let apply = ["apply", "-f", &file];
+    let tried = json(
+        state,
+        &[&apply[..], &["--dry-run"]].concat(),
+        "caplane.applied/1",
+    );
+    assert_eq!(tried["dry_run"], true);
+    let late = [&apply[..], &["--expect-generation", "0"]].concat();
+    refused(state, &late, 9);
+    let applied = json(
+        state,
+        &[&apply[..], &["--wait-live", "20"]].concat(),
+        "caplane.applied/1",
+    );
+    assert_eq!(applied["changes"][0]["action"], "insert");
+    assert_eq!(applied["rollout"]["live"], 2);
+    let shown = json(state, &["agent", "show", "teller"], "caplane.agent/1");
+    assert_eq!(shown["agent"]["skills"][0]["granted"], true);
+    // Once more: it is so.
+    let again = json(state, &apply, "caplane.applied/1");
+    assert_eq!(again["changes"], Value::Array(Vec::new()));
+    assert_eq!(
+        json(state, &["diff", "-f", &file], "caplane.diff/1")["changes"],
+        again["changes"]
+    );
+
+    let text = text.replace("tenant = \"acme\"\n", "tenant = \"acme\"\nweight = 7\n");
+    let (text, _) = text.split_once("[[grant]]").expect("there");
+    write(state, "fabric.toml", text);
+    json(
+        state,
+        &[
+            "agent",
+            "register",
+            "--name",
+            "extra",
+            "--card",
+            &write(state, "mute.json", MUTE_CARD),
+        ],
+        "caplane.agent/1",
+    );
+    let told = differs(&[]);
+    assert!(
+        told.starts_with("~ agent spiffe://caplane.local/tenant/acme/agent/desk (weight)\n"),
+        "{told}"
+    );
+    let applied = json(
+        state,
+        &[&apply[..], &["--prune"]].concat(),
+        "caplane.applied/1",
+    );
+    let changes = applied["changes"].as_array().expect("a list");
+    let words: Vec<_> = changes
+        .iter()
+        .map(|change| (change["action"].as_str(), change["kind"].as_str()))
+        .collect();
+    // It has no say in groups and grants any more, but for grants of an agent that goes.
+    assert_eq!(
+        words,
+        [
+            (Some("delete"), Some("agent")),
+            (Some("modify"), Some("agent"))
+        ]
+    );
+    refused(state, &["agent", "show", "extra"], 3);
+    let groups = json(state, &["group", "list"], "caplane.groups/1");
+    assert_eq!(groups["groups"].as_array().map(Vec::len), Some(1));
+
+    write(state, "fabric.toml", "[[tenant]]\nname = \"a b\"");
+    let error = refused(state, &apply, 2);
+    assert!(error.contains("updates[0].tenant.name"), "{error}");
+    write(state, "fabric.toml", "[[tenant]]\nnam = \"x\"");
+    let error = refused(state, &apply, 2);
+    assert!(error.contains("fabric.toml:2:1: "), "{error}");
+    refused(state, &["diff", "-f", &file, "--dry-run"], 2);
+}

@@ -75,7 +75,9 @@ impl Command {
             Self::Group(command) => !matches!(command, GroupCommand::List),
             Self::Tenant(command) => !matches!(command, TenantCommand::List),
             Self::Permission(command) => !matches!(command, PermissionCommand::List),
+            Self::Apply(_) => true,
             Self::Class(_)
+            | Self::Diff(_)
             | Self::Commit(_)
             | Self::Rollout(_)
             | Self::Generation(_)
