@@ -30,8 +30,8 @@ pub(super) async fn keep(
         }
         expire_routers(&state, &committer, &sessions, router_lease).await;
         sessions.forget(|router| state.rib().router_by_label(router).is_some());
-        expire_agents(&state, &committer).await;
         expire_pending(&state, &committer).await;
+        expire_agents(&state, &committer, &stop).await;
     }
 }
 
@@ -76,18 +76,20 @@ async fn expire_routers(
     }
 }
 
-async fn expire_agents(state: &State, committer: &Committer) {
-    let due = state.rib().expired_agents(now_unix_ms()).next().is_some();
-    if !due {
-        return;
-    }
-    match committer.change(lease::expire_agents).await {
-        Ok(done) => {
-            for agent in done.value {
-                tracing::info!(event = "lease_ended", agent, generation = done.generation);
+/// Withdraws all whose lease ended, some at a time: what others write goes in between.
+async fn expire_agents(state: &State, committer: &Committer, stop: &watch::Receiver<bool>) {
+    while !*stop.borrow() && state.rib().expired_agents(now_unix_ms()).next().is_some() {
+        match committer.change(lease::expire_agents).await {
+            Ok(done) => {
+                for agent in done.value {
+                    tracing::info!(event = "lease_ended", agent, generation = done.generation);
+                }
+            }
+            Err(error) => {
+                tracing::error!(event = "expiry_failed", %error);
+                return;
             }
         }
-        Err(error) => tracing::error!(event = "expiry_failed", %error),
     }
 }
 
@@ -114,5 +116,43 @@ pub(super) async fn expire_pending(state: &State, committer: &Committer) {
             }
         }
         Err(error) => tracing::error!(event = "rollback_failed", %error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use caplane_proto::v1;
+    use caplane_proto::v1::entity::Entity as Body;
+
+    use super::*;
+    use crate::change::{Atomicity, write};
+    use crate::testbed::{MemoryStore, agent_uri, checked, insert, knowledge};
+
+    #[tokio::test]
+    async fn all_whose_lease_ended_go_at_once_and_others_stay() {
+        let store = Arc::new(MemoryStore::default());
+        let state = State::open(store, knowledge(), 1_000).expect("opens");
+        let (committer, _) = Committer::start(state.clone(), Box::new(|_| {})).expect("a thread");
+        let agents = (0..3_500).map(|i| {
+            insert(Body::Agent(v1::Agent {
+                uri: agent_uri(&format!("a{i}")),
+                lease_seconds: if i < 3_000 { 1 } else { 3_600 },
+                ..v1::Agent::default()
+            }))
+        });
+        let parsed = checked(&agents.collect::<Vec<_>>()).expect("good");
+        let registered = committer.change(move |tx| {
+            // Long ago: the leases of a second are over.
+            tx.now_unix_ms -= 10_000;
+            write::batch(tx, &parsed, Atomicity::AllOrNone)
+        });
+        registered.await.expect("registered");
+        let (stopping, stop) = watch::channel(true);
+        expire_agents(&state, &committer, &stop).await;
+        assert_eq!(state.rib().agent_count(), 3_500, "nothing begins any more");
+        stopping.send_replace(false);
+        expire_agents(&state, &committer, &stop).await;
+        assert_eq!(state.rib().agent_count(), 500);
+        assert!(state.generation() >= 4, "in several changes");
     }
 }
