@@ -17,6 +17,7 @@ mod apply;
 mod certificates;
 mod classes;
 mod commit;
+mod documents;
 mod explain;
 mod messages;
 mod overrides;
@@ -32,6 +33,7 @@ pub use apply::ManifestArguments;
 pub use certificates::{PkiCommand, RoleName};
 pub use classes::{ClassCommand, ResolveArguments};
 pub use commit::CommitCommand;
+pub use documents::{CompletionsArguments, ManualArguments};
 pub use explain::ExplainArguments;
 pub use messages::{
     BodyArguments, ListenArguments, RequestArguments, SendArguments, SpeakerArguments,
@@ -179,6 +181,10 @@ pub enum Command {
     Pki(PkiCommand),
     /// Start a whole fabric on this machine, with agents and traffic
     Up(UpArguments),
+    /// Print what a shell needs to complete this command
+    Completions(CompletionsArguments),
+    /// Print this command's manual page, or write all of them into a folder
+    Man(ManualArguments),
 }
 
 #[cfg(test)]

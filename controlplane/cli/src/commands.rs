@@ -12,6 +12,7 @@ mod apply;
 mod certificates;
 mod classes;
 mod commits;
+mod documents;
 mod entities;
 mod explain;
 mod messages;
@@ -57,6 +58,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Request(arguments) => messages::request(&settings, &arguments).await?,
         Command::Listen(arguments) => return messages::listen(&settings, &arguments, json).await,
         Command::Pki(command) => certificates::run(&settings, command)?,
+        Command::Completions(arguments) => documents::completions(&arguments),
+        Command::Man(arguments) => documents::manual(&arguments)?,
         Command::Up(arguments) => return crate::up::run(&settings, &arguments, json).await,
     };
     output.print(json)

@@ -1061,3 +1061,32 @@ agents = ["teller"]
     assert!(error.contains("fabric.toml:2:1: "), "{error}");
     refused(state, &["diff", "-f", &file, "--dry-run"], 2);
 }
+
+#[test]
+fn shells_and_man_take_what_is_made_for_them() {
+    let folder = tempfile::tempdir().expect("folder");
+    let script = caplane(folder.path(), &["completions", "bash"]);
+    assert!(script.status.success(), "{script:?}");
+    let path = folder.path().join("caplane.bash");
+    std::fs::write(&path, &script.stdout).expect("written");
+    // The shell itself: it completes the start of a command's name.
+    let ask = "source \"$0\" && COMP_WORDS=(caplane roll) COMP_CWORD=1 && _caplane caplane roll caplane && echo \"${COMPREPLY[*]}\"";
+    let told = Command::new("bash")
+        .args(["-c", ask])
+        .arg(&path)
+        .output()
+        .expect("bash runs");
+    assert_eq!(
+        String::from_utf8_lossy(&told.stdout).trim(),
+        "rollout",
+        "{told:?}"
+    );
+    let man = json(folder.path(), &["man"], "caplane.man/1");
+    assert!(
+        man["page"]
+            .as_str()
+            .is_some_and(|page| page.contains(".TH caplane 1")),
+        "{man}"
+    );
+    refused(folder.path(), &["man", "--folder", "/proc/none"], 2);
+}

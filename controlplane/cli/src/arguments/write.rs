@@ -88,7 +88,9 @@ impl Command {
             | Self::Request(_)
             | Self::Listen(_)
             | Self::Pki(_)
-            | Self::Up(_) => false,
+            | Self::Up(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
         }
     }
 }
