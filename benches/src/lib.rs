@@ -13,6 +13,8 @@ pub mod load;
 pub mod page;
 pub mod peers;
 pub mod rig;
+#[cfg(test)]
+mod schema;
 pub mod search;
 pub mod soak;
 pub mod stub_controller;

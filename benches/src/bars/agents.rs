@@ -2,7 +2,6 @@
 //! costs to attach.
 
 use super::{Bar, BarError, Bound, Settings};
-use crate::ceiling::Spread;
 use crate::load::{AttachError, Crowd, Plan, ProcessSample, ProcessWatch};
 use crate::rig::Rig;
 use caplane_client::ClientConfig;
@@ -59,38 +58,30 @@ pub fn idle(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>,
         last = now;
     }
     let each = (settled.resident_bytes.saturating_sub(before.resident_bytes)) as f64 / IDLE as f64;
-    let bar = |what: &str, figure: Spread, unit, most, detail: String| Bar {
-        what: what.to_owned(),
-        figure,
-        unit,
-        bound: Bound::AtMost(most),
-        detail,
-    };
-    Ok(vec![
-        bar(
-            "10,000 idle agents: resident memory each",
-            Spread::of([each / 1_024.0]),
-            "KiB",
-            48.0,
-            format!(
-                "{:.1} MiB before, {:.1} MiB with them; one run",
-                before.resident_bytes as f64 / 1048576.0,
-                settled.resident_bytes as f64 / 1048576.0
-            ),
-        ),
-        bar(
-            "10,000 idle agents: CPU of the router",
-            Spread::of(shares),
-            "%",
-            2.0,
-            format!(
-                "of one core, {} windows of {} s; each sends a keepalive every {} s, as agents of our client library",
-                settings.repeat,
-                WATCH.as_secs(),
-                ClientConfig::IDLE_TIMEOUT.as_secs() / 2
-            ),
-        ),
-    ])
+    let memory = Bar::new(
+        "10,000 idle agents: resident memory each",
+        (each > 0.0).then_some(each / 1_024.0),
+        "KiB",
+        Bound::AtMost(48.0),
+    )
+    .detailed(format!(
+        "{:.1} MiB before, {:.1} MiB with them; one run",
+        before.resident_bytes as f64 / 1048576.0,
+        settled.resident_bytes as f64 / 1048576.0
+    ));
+    let cpu = Bar::new(
+        "10,000 idle agents: CPU of the router",
+        shares,
+        "%",
+        Bound::AtMost(2.0),
+    )
+    .detailed(format!(
+        "of one core, {} windows of {} s; each sends a keepalive every {} s, as agents of our client library",
+        settings.repeat,
+        WATCH.as_secs(),
+        ClientConfig::IDLE_TIMEOUT.as_secs() / 2
+    ));
+    Ok(vec![memory, cpu])
 }
 
 /// Full handshakes with client certificates, Hello and Welcome, per core-second of the router.
@@ -107,7 +98,8 @@ pub fn attach(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar
             let before = sample(&target.watch)?;
             crowd.attach(HANDSHAKES, INSTANCES).map_err(failed)?;
             let cpu = (sample(&target.watch)?.cpu - before.cpu).as_secs_f64();
-            rates.push(HANDSHAKES as f64 / cpu.max(1e-9));
+            // Without CPU time there is no rate: a bar of fewer runs says so.
+            rates.extend((cpu > 0.0).then(|| HANDSHAKES as f64 / cpu));
             crowd.leave().map_err(failed)?;
         }
         tell(&format!(
@@ -120,14 +112,14 @@ pub fn attach(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar
     Ok(names
         .into_iter()
         .zip(rates)
-        .map(|(name, rates)| Bar {
-            what: format!("attach: mutual TLS handshakes per core-second, {name}"),
-            figure: Spread::of(rates),
-            unit: "/s",
-            bound: Bound::AtLeast(1_200.0),
-            detail: format!(
-                "{HANDSHAKES} a run, ECDSA P-256 both ways, Hello and Welcome included"
-            ),
+        .map(|(name, rates)| {
+            let what = format!("attach: mutual TLS handshakes per core-second, {name}");
+            let without = settings.repeat - rates.len();
+            Bar::new(what, rates, "/s", Bound::AtLeast(1_200.0))
+                .detailed(format!(
+                    "{HANDSHAKES} a run, ECDSA P-256 both ways, Hello and Welcome included"
+                ))
+                .faulty((without > 0).then(|| format!("no CPU time in {without} runs")))
         })
         .collect())
 }

@@ -7,15 +7,17 @@
 pub mod agents;
 pub mod naive;
 pub mod round_trip;
+mod runs;
 pub mod shapes;
 pub mod tables;
 
 use crate::ceiling::{CeilingError, Spread};
 use crate::churn::ChurnError;
-use crate::load::{Plan, Rate, RunError};
+use crate::load::{Machine, Plan, Rate, RunError};
 use crate::rig::RigError;
 use caplane_wire::{CongestionAction, TrafficClass};
 use serde::Serialize;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// How rows are measured.
@@ -83,24 +85,89 @@ pub enum Bound {
 pub struct Bar {
     /// What was measured.
     pub what: String,
-    /// The figure.
-    pub figure: Spread,
+    /// The figure; none when nothing could be measured.
+    pub figure: Option<Spread>,
     /// Its unit.
     pub unit: &'static str,
     /// The bar.
     pub bound: Bound,
     /// What else belongs to it.
     pub detail: String,
+    /// What its runs did that they must not: with any of these the bar is not met, whatever the figure.
+    pub faults: Vec<String>,
+}
+
+/// The object of `bars --json`; its schema: benches/schema/bars.json.
+pub fn json(bars: &[Bar], machine: &Machine) -> Value {
+    let bars: Vec<Value> = bars.iter().map(Bar::json).collect();
+    json!({"schema": "caplane-load.bars.2", "machine": machine, "bars": bars})
+}
+
+/// How a figure stands to its bar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The median meets it, and no run had a fault.
+    Met,
+    /// It does not, or a run had a fault, or nothing was measured.
+    NotMet,
+    /// The figure is sound; what it is held against is not measured here but by `peers`.
+    AgainstPeers,
 }
 
 impl Bar {
-    /// Whether the median meets the bar.
-    pub fn met(&self) -> bool {
-        match self.bound {
-            Bound::AtLeast(least) => self.figure.median >= least,
-            Bound::AtMost(most) => self.figure.median <= most,
-            Bound::BelowPeers => true,
+    /// The median of `figures` against its bar.
+    pub fn new(
+        what: impl Into<String>,
+        figures: impl IntoIterator<Item = f64>,
+        unit: &'static str,
+        bound: Bound,
+    ) -> Bar {
+        let mut figures = figures.into_iter().peekable();
+        Bar {
+            what: what.into(),
+            figure: figures.peek().is_some().then(|| Spread::of(figures)),
+            unit,
+            bound,
+            detail: String::new(),
+            faults: Vec::new(),
         }
+    }
+
+    /// With what else belongs to it.
+    #[must_use]
+    pub fn detailed(mut self, detail: impl Into<String>) -> Bar {
+        self.detail = detail.into();
+        self
+    }
+
+    /// With what its runs did that they must not, beside what it has already.
+    #[must_use]
+    pub fn faulty(mut self, faults: impl IntoIterator<Item = String>) -> Bar {
+        self.faults.extend(faults);
+        self
+    }
+
+    /// How it stands.
+    pub fn standing(&self) -> Standing {
+        let Some(figure) = self.figure.filter(|_| self.faults.is_empty()) else {
+            return Standing::NotMet;
+        };
+        let met = match self.bound {
+            Bound::AtLeast(least) => figure.median >= least,
+            Bound::AtMost(most) => figure.median <= most,
+            Bound::BelowPeers => return Standing::AgainstPeers,
+        };
+        if met { Standing::Met } else { Standing::NotMet }
+    }
+
+    /// The object of `--json`: the bar, `met` (null when it is compared elsewhere), and with what it is compared then.
+    pub fn json(&self) -> Value {
+        let (met, compared_with) = match self.standing() {
+            Standing::Met => (Some(true), None),
+            Standing::NotMet => (Some(false), None),
+            Standing::AgainstPeers => (None, Some("peers")),
+        };
+        json!({"bar": self, "met": met, "compared_with": compared_with})
     }
 }
 
@@ -111,38 +178,25 @@ impl std::fmt::Display for Bar {
             Bound::AtMost(bound) => format!("<= {bound}"),
             Bound::BelowPeers => "see peers".to_owned(),
         };
-        let verdict = match self.bound {
-            Bound::BelowPeers => "-",
-            _ if self.met() => "met",
-            _ => "NOT MET",
+        let verdict = match self.standing() {
+            Standing::Met => "met",
+            Standing::NotMet => "NOT MET",
+            Standing::AgainstPeers => "-",
         };
+        let figure = self
+            .figure
+            .map_or("not measured".to_owned(), |figure| figure.to_string());
         write!(
             f,
-            "{:<58} {:>24} {:<4} bar {bound:<9} {verdict:<7}  {}",
-            self.what,
-            self.figure.to_string(),
-            self.unit,
-            self.detail
-        )
+            "{:<58} {figure:>24} {:<4} bar {bound:<9} {verdict:<7}  {}",
+            self.what, self.unit, self.detail
+        )?;
+        if !self.faults.is_empty() {
+            write!(f, "; FAULTS: {}", self.faults.join(", "))?;
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_decides() {
-        let mut bar = Bar {
-            what: "x".to_owned(),
-            figure: Spread::of([0.9, 1.0, 1.2]),
-            unit: "x",
-            bound: Bound::AtLeast(0.95),
-            detail: String::new(),
-        };
-        assert!(bar.met());
-        assert!(bar.to_string().contains(">= 0.95") && bar.to_string().contains("met"));
-        bar.bound = Bound::AtMost(0.95);
-        assert!(!bar.met());
-    }
-}
+mod tests;

@@ -1,8 +1,9 @@
 //! The router against the naive hop: same load, same packets, same moment.
 
+use super::runs::{Loss, faults, ns, ratios};
 use super::{Bar, BarError, Bound, Settings};
-use crate::ceiling::{Spread, Yard, gigabits, millions};
-use crate::load::{self, Report, Verdict};
+use crate::ceiling::{Yard, gigabits, millions};
+use crate::load::{self, Report};
 use crate::rig::Rig;
 
 /// Payload bytes of the cells.
@@ -85,54 +86,31 @@ impl Cell {
     }
 
     fn line(&self, round: usize, of: usize) -> String {
-        let last = |reports: &[Report]| {
-            reports
-                .last()
-                .and_then(|report| report.router_cpu)
-                .map_or(0.0, |cpu| cpu.ns_per_message)
-        };
+        let last = |reports: &[Report]| reports.last().and_then(ns).unwrap_or(f64::NAN);
         let (naive, router) = (last(&self.naive), last(&self.router));
         format!(
             "round {} of {of}: packets of {} B, {} B payload: naive hop {naive:.0} ns a message, router {router:.0} ns, ratio {:.3}",
             round + 1,
             self.packet,
             self.size,
-            naive / router.max(1e-9),
+            naive / router,
         )
     }
 
     fn bar(&self) -> Bar {
-        let ns = |report: &Report| report.router_cpu.map_or(0.0, |cpu| cpu.ns_per_message);
-        let ratios = self
-            .naive
-            .iter()
-            .zip(&self.router)
-            .map(|(naive, router)| ns(naive) / ns(router).max(1e-9));
-        let faulty = self
-            .naive
-            .iter()
-            .chain(&self.router)
-            .filter(|report| report.verdict != Verdict::Valid || report.lost > 0)
-            .count();
-        let mut detail = format!(
-            "router {:.3} M/core-s ({:.2} Gb), naive {:.3} ({:.2} Gb)",
-            millions(&self.router),
-            gigabits(&self.router).median,
-            millions(&self.naive),
-            gigabits(&self.naive).median,
+        let what = format!(
+            "against the naive hop, packets {} B, {} B",
+            self.packet, self.size
         );
-        if faulty > 0 {
-            detail.push_str(&format!("; {faulty} RUNS WITH LOSS OR FAULTS"));
-        }
-        Bar {
-            what: format!(
-                "against the naive hop, packets {} B, {} B",
-                self.packet, self.size
-            ),
-            figure: Spread::of(ratios),
-            unit: "x",
-            bound: bound(self.packet),
-            detail,
-        }
+        let figures = ratios(&self.naive, &self.router, |naive, router| naive / router);
+        Bar::new(what, figures, "x", bound(self.packet))
+            .detailed(format!(
+                "router {:.3} M/core-s ({:.2} Gb), naive {:.3} ({:.2} Gb)",
+                millions(&self.router),
+                gigabits(&self.router).median,
+                millions(&self.naive),
+                gigabits(&self.naive).median,
+            ))
+            .faulty(faults(self.naive.iter().chain(&self.router), Loss::Fault))
     }
 }

@@ -1,7 +1,7 @@
 //! Row: request and reply through one router, open loop.
 
+use super::runs::{Loss, faults};
 use super::{Bar, BarError, Bound, Settings};
-use crate::ceiling::Spread;
 use crate::load::{self, Plan, Rate, Report};
 use crate::rig::Rig;
 use caplane_wire::{CongestionAction, TrafficClass};
@@ -42,32 +42,57 @@ pub fn measure(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Ba
             settings.repeat
         ));
     }
-    let bars = RATES.iter().zip(&reports).flat_map(|(rate, reports)| {
-        let of = |name: &str, of: fn(&load::Distribution) -> f64| {
-            let all = reports
-                .iter()
-                .filter_map(|r| r.round_trip_us.as_ref().map(of));
-            let lost: u64 = reports
-                .iter()
-                .map(|r| r.expected.saturating_sub(r.replies))
-                .sum();
-            Bar {
-                what: format!("request/reply of {SIZE} B at {rate:.0}/s, open loop: {name}"),
-                figure: Spread::of(all),
-                unit: "us",
-                bound: Bound::BelowPeers,
-                detail: format!("{lost} unanswered"),
-            }
-        };
-        [of("p50", |d| d.p50), of("p99", |d| d.p99)]
-    });
+    let bars = RATES
+        .iter()
+        .zip(&reports)
+        .flat_map(|(rate, reports)| bars(*rate, reports));
     Ok(bars.collect())
+}
+
+/// Two bars of the runs at one rate.
+fn bars(rate: f64, reports: &[Report]) -> [Bar; 2] {
+    let unanswered: u64 = reports
+        .iter()
+        .map(|run| run.expected.saturating_sub(run.replies))
+        .sum();
+    let of = |name: &str, of: fn(&load::Distribution) -> f64| {
+        let measured = reports
+            .iter()
+            .filter_map(|run| run.round_trip_us.as_ref().map(of));
+        let what = format!("request/reply of {SIZE} B at {rate:.0}/s, open loop: {name}");
+        Bar::new(what, measured, "us", Bound::BelowPeers)
+            .detailed(format!("{unanswered} unanswered"))
+            .faulty(faults(reports, Loss::Fault))
+            .faulty((unanswered > 0).then(|| format!("{unanswered} questions unanswered")))
+    };
+    [of("p50", |d| d.p50), of("p99", |d| d.p99)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bars::Standing;
     use std::time::Duration;
+
+    #[test]
+    fn a_question_without_an_answer_is_a_fault() {
+        let whole = Report {
+            replies: Report::example().expected,
+            round_trip_us: Some(load::Distribution::default()),
+            ..Report::example()
+        };
+        for bar in bars(1_000.0, std::slice::from_ref(&whole)) {
+            assert_eq!(bar.standing(), Standing::AgainstPeers, "{bar}");
+        }
+        let cut = Report {
+            replies: whole.replies - 1,
+            ..whole.clone()
+        };
+        for bar in bars(1_000.0, &[whole, cut]) {
+            assert_eq!(bar.faults, ["1 questions unanswered"]);
+            assert_eq!(bar.standing(), Standing::NotMet, "{bar}");
+        }
+    }
 
     #[test]
     fn every_question_is_answered() {

@@ -2,8 +2,9 @@
 //! many, two routers in a row, groups, and what the router copies.
 
 use super::naive::SIZES;
+use super::runs::{Loss, faults, ns, ratios};
 use super::{Bar, BarError, Bound, Settings};
-use crate::ceiling::{Spread, millions};
+use crate::ceiling::millions;
 use crate::load::{self, Plan, Report, group_labels};
 use crate::peers::Place;
 use crate::rig::{Rig, Tuning};
@@ -17,11 +18,6 @@ const PACKET: usize = 16_368;
 const UNDER_WAY: u64 = (2 << 20) / SIZE as u64;
 /// Senders, receivers and classes of "many to many", and receivers of a group.
 const MANY: usize = 10;
-
-/// CPU time a message (ns); with a group, a copy delivered.
-fn ns(report: &Report) -> f64 {
-    report.router_cpu.map_or(0.0, |cpu| cpu.ns_per_message)
-}
 
 /// Two loads, run in turn.
 struct Pair<'a> {
@@ -57,7 +53,7 @@ impl Pair<'_> {
                 let target = rigs[n].target()?;
                 reports[n].push(load::run(plans[n], &target, &mut |_| {})?);
             }
-            let last = |n: usize| reports[n].last().map_or(0.0, ns);
+            let last = |n: usize| reports[n].last().and_then(ns).unwrap_or(f64::NAN);
             tell(&format!(
                 "{}: round {} of {repeat}: {:.0} ns against {:.0} ns",
                 self.what,
@@ -70,23 +66,23 @@ impl Pair<'_> {
     }
 }
 
-/// Figures formed run by run.
-fn ratios(reports: &[Vec<Report>; 2], of: impl Fn(f64, f64) -> f64) -> Spread {
-    let pairs = reports[0].iter().zip(&reports[1]);
-    Spread::of(pairs.map(|(plain, other)| of(ns(plain).max(1e-9), ns(other).max(1e-9))))
-}
-
-fn detail(reports: &[Vec<Report>; 2], names: [&str; 2]) -> String {
-    let lost: u64 = reports.iter().flatten().map(|report| report.lost).sum();
-    let [plain, other] = [millions(&reports[0]), millions(&reports[1])];
-    let mut text = format!(
-        "{} {other:.3} M/core-s, {} {plain:.3}; {SIZE} B",
-        names[1], names[0]
-    );
-    if lost > 0 {
-        text.push_str(&format!("; {lost} LOST"));
-    }
-    text
+/// The bar of a pair: a figure a round, and nothing lost or changed in any run of either.
+fn bar(
+    what: impl Into<String>,
+    [plain, other]: &[Vec<Report>; 2],
+    names: [&str; 2],
+    bound: Bound,
+    of: impl Fn(f64, f64) -> f64,
+) -> Bar {
+    Bar::new(what, ratios(plain, other, of), "x", bound)
+        .detailed(format!(
+            "{} {:.3} M/core-s, {} {:.3}; {SIZE} B",
+            names[1],
+            millions(other),
+            names[0],
+            millions(plain),
+        ))
+        .faulty(faults(plain.iter().chain(other), Loss::Fault))
 }
 
 /// Ten senders, ten receivers and ten classes against one to one.
@@ -109,13 +105,13 @@ pub fn many(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>,
         workers: [1, 1],
     }
     .measure(settings.repeat, tell)?;
-    Ok(vec![Bar {
-        what: "10 senders x 10 receivers x 10 classes, against 1 to 1".to_owned(),
-        figure: ratios(&reports, |plain, many| plain / many),
-        unit: "x",
-        bound: Bound::AtLeast(0.7),
-        detail: detail(&reports, ["1 to 1", "10x10x10"]),
-    }])
+    Ok(vec![bar(
+        "10 senders x 10 receivers x 10 classes, against 1 to 1",
+        &reports,
+        ["1 to 1", "10x10x10"],
+        Bound::AtLeast(0.7),
+        |plain, many| plain / many,
+    )])
 }
 
 /// Ten senders and ten receivers on two and on four workers, against the same on one.
@@ -140,13 +136,13 @@ pub fn workers(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Ba
             workers: [1, workers],
         }
         .measure(settings.repeat, tell)?;
-        bars.push(Bar {
-            what: format!("throughput per CPU second, 10x10x10, {what}"),
-            figure: ratios(&reports, |one, several| one / several),
-            unit: "x",
-            bound: Bound::AtLeast(0.9),
-            detail: detail(&reports, ["one", "several"]),
-        });
+        bars.push(bar(
+            format!("throughput per CPU second, 10x10x10, {what}"),
+            &reports,
+            ["one", "several"],
+            Bound::AtLeast(0.9),
+            |one, several| one / several,
+        ));
     }
     Ok(bars)
 }
@@ -168,13 +164,13 @@ pub fn two_routers(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Ve
         workers: [1, 1],
     }
     .measure(settings.repeat, tell)?;
-    Ok(vec![Bar {
-        what: "two routers in a row, CPU of both, against one".to_owned(),
-        figure: ratios(&reports, |one, two| two / one),
-        unit: "x",
-        bound: Bound::AtMost(2.1),
-        detail: detail(&reports, ["one", "two"]),
-    }])
+    Ok(vec![bar(
+        "two routers in a row, CPU of both, against one",
+        &reports,
+        ["one", "two"],
+        Bound::AtMost(2.1),
+        |one, two| two / one,
+    )])
 }
 
 /// A group of ten, CPU per delivered copy, against unicast.
@@ -200,13 +196,13 @@ pub fn fan_out(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Ba
         workers: [1, 1],
     }
     .measure(settings.repeat, tell)?;
-    Ok(vec![Bar {
-        what: "fan-out to 10: CPU per delivered copy, against unicast".to_owned(),
-        figure: ratios(&reports, |unicast, copy| copy / unicast),
-        unit: "x",
-        bound: Bound::AtMost(0.8),
-        detail: detail(&reports, ["unicast", "copies"]),
-    }])
+    Ok(vec![bar(
+        "fan-out to 10: CPU per delivered copy, against unicast",
+        &reports,
+        ["unicast", "copies"],
+        Bound::AtMost(0.8),
+        |unicast, copy| copy / unicast,
+    )])
 }
 
 /// Bytes the router's own code copies, in percent of those forwarded.
@@ -215,15 +211,18 @@ pub fn fan_out(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Ba
 /// As all rows.
 pub fn copied(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>, BarError> {
     let rig = Rig::start(&settings.plan(SIZE, PACKET), 1)?;
-    let mut parts: Vec<Vec<f64>> = vec![Vec::new(); SIZES.len()];
+    let mut cells: Vec<(Vec<f64>, Vec<Report>)> = vec![Default::default(); SIZES.len()];
     for round in 0..settings.repeat {
-        for (size, parts) in SIZES.iter().zip(&mut parts) {
+        for (size, (parts, reports)) in SIZES.iter().zip(&mut cells) {
             let before = rig.counters()?;
             let plan = settings.plan(*size, PACKET);
-            load::run(&plan, &rig.target()?, &mut |_| {})?;
+            reports.push(load::run(&plan, &rig.target()?, &mut |_| {})?);
             let after = rig.counters()?;
-            let forwarded = (after.forwarded_bytes - before.forwarded_bytes).max(1.0);
-            parts.push(100.0 * (after.copied_bytes - before.copied_bytes) / forwarded);
+            let forwarded = after.forwarded_bytes - before.forwarded_bytes;
+            // A run that forwarded nothing has copied no part of it; its report says that nothing came.
+            if forwarded > 0.0 {
+                parts.push(100.0 * (after.copied_bytes - before.copied_bytes) / forwarded);
+            }
         }
         tell(&format!(
             "copied: round {} of {}",
@@ -233,13 +232,12 @@ pub fn copied(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar
     }
     Ok(SIZES
         .iter()
-        .zip(parts)
-        .map(|(size, parts)| Bar {
-            what: format!("copied by our code / forwarded, {size} B"),
-            figure: Spread::of(parts),
-            unit: "%",
-            bound: Bound::AtMost(0.5),
-            detail: "router_copied_bytes_total / router_forwarded_bytes_total".to_owned(),
+        .zip(cells)
+        .map(|(size, (parts, reports))| {
+            let what = format!("copied by our code / forwarded, {size} B");
+            Bar::new(what, parts, "%", Bound::AtMost(0.5))
+                .detailed("router_copied_bytes_total / router_forwarded_bytes_total")
+                .faulty(faults(&reports, Loss::Fault))
         })
         .collect())
 }

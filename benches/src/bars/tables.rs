@@ -1,6 +1,7 @@
 //! Rows about changes of the tables: how soon they are in force, and what
 //! they do to traffic meanwhile.
 
+use super::runs::{Loss, faults};
 use super::{Bar, BarError, Bound, Settings};
 use crate::ceiling::Spread;
 use crate::churn::{self, Churn};
@@ -43,25 +44,25 @@ fn pair(plan: &Plan, rig: &Rig, entries: usize, every: Duration) -> Result<[Repo
 fn blocked(what: &str, pairs: &[[Report; 2]]) -> Bar {
     let silence = |n: usize| Spread::of(pairs.iter().map(|pair| pair[n].longest_silence_ms));
     let changes = pairs.iter().filter_map(|[_, changed]| changed.table_churn);
-    let mut figure: Vec<f64> = changes
+    let figure = changes
         .filter(|change| change.deltas > 0)
-        .filter_map(|change| change.blocked_ms)
-        .collect();
-    if figure.is_empty() {
-        // No change came into force within the window: that must not pass for no blocking.
-        figure.push(f64::INFINITY);
-    }
-    Bar {
-        what: format!("{what}: blocked time (lost / offered rate)"),
-        figure: Spread::of(figure),
-        unit: "ms",
-        bound: Bound::AtMost(1.0),
-        detail: format!(
+        .filter_map(|change| change.blocked_ms);
+    let what = format!("{what}: blocked time (lost / offered rate)");
+    Bar::new(what, figure, "ms", Bound::AtMost(1.0))
+        .detailed(format!(
             "at {RATE:.0}/s; longest silence at the receiver {} ms, without changes {} ms",
             silence(1),
             silence(0)
-        ),
-    }
+        ))
+        .faulty(unchanged(pairs))
+        .faulty(faults(pairs.iter().flatten(), Loss::Figure))
+}
+
+/// Runs in which no change came into force: that must pass neither for a quick one nor for no blocking.
+fn unchanged(pairs: &[[Report; 2]]) -> Option<String> {
+    let without = |run: &Report| run.table_churn.is_none_or(|change| change.deltas == 0);
+    let runs = pairs.iter().filter(|[_, changed]| without(changed)).count();
+    (runs > 0).then(|| format!("no change was live in {runs} of {} runs", pairs.len()))
 }
 
 /// A change of 1,000 entries in a table of 10,000 labels, under load.
@@ -80,19 +81,24 @@ pub fn delta(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<Bar>
             settings.repeat
         ));
     }
-    let changes = || pairs.iter().filter_map(|[_, changed]| changed.table_churn);
-    let live = Bar {
-        what: format!("delta of {DELTA} entries: pushed by the controller to live"),
-        figure: Spread::of(changes().map(|change| change.live_ms.p50)),
-        unit: "ms",
-        bound: Bound::AtMost(10.0),
-        detail: format!(
+    Ok(vec![live(&pairs), blocked("the same", &pairs)])
+}
+
+/// How soon changes were in force: the median change of each run.
+fn live(pairs: &[[Report; 2]]) -> Bar {
+    let changes = || {
+        let all = pairs.iter().filter_map(|[_, changed]| changed.table_churn);
+        all.filter(|change| change.deltas > 0)
+    };
+    let what = format!("delta of {DELTA} entries: pushed by the controller to live");
+    let figures = changes().map(|change| change.live_ms.p50);
+    Bar::new(what, figures, "ms", Bound::AtMost(10.0))
+        .detailed(format!(
             "medians of {} changes; the router's part {} ms; the rest is gRPC",
             changes().map(|change| change.deltas).sum::<u32>(),
             Spread::of(changes().map(|change| change.router_ms.p50)),
-        ),
-    };
-    Ok(vec![live, blocked("the same", &pairs)])
+        ))
+        .faulty(unchanged(pairs))
 }
 
 /// A table of 1,000,000 labels: pushed whole, then rewritten under load.
@@ -121,12 +127,48 @@ pub fn snapshot(settings: &Settings, tell: &mut dyn FnMut(&str)) -> Result<Vec<B
             pairs.push(pair(&plan, &rig, TABLE, duration)?);
         }
     }
-    let live = Bar {
-        what: format!("snapshot of {TABLE} labels: time to live"),
-        figure: Spread::of(pushed),
-        unit: "s",
-        bound: Bound::AtMost(3.0),
-        detail: format!("the router's part {} s; the rest is gRPC", Spread::of(own)),
-    };
+    let what = format!("snapshot of {TABLE} labels: time to live");
+    let live = Bar::new(what, pushed, "s", Bound::AtMost(3.0)).detailed(format!(
+        "the router's part {} s; the rest is gRPC",
+        Spread::of(own)
+    ));
     Ok(vec![live, blocked("all of them rewritten", &pairs)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bars::Standing;
+    use crate::load::TableChurn;
+
+    fn run(deltas: u32) -> Report {
+        let mut run = Report::example();
+        run.table_churn = run
+            .table_churn
+            .map(|change| TableChurn { deltas, ..change });
+        run
+    }
+
+    #[test]
+    fn a_run_without_a_change_meets_no_bar() {
+        let changed = [[run(0), run(3)], [run(0), run(4)]];
+        assert_eq!(live(&changed).standing(), Standing::Met);
+        assert_eq!(blocked("x", &changed).standing(), Standing::Met);
+        let mut none = run(0);
+        none.table_churn = None;
+        for unchanged in [run(0), none] {
+            let some = [[run(0), run(3)], [run(0), unchanged.clone()]];
+            let all = [[run(0), unchanged]];
+            for bar in [
+                live(&some),
+                blocked("x", &some),
+                live(&all),
+                blocked("x", &all),
+            ] {
+                assert_eq!(bar.standing(), Standing::NotMet, "{bar}");
+                assert!(bar.to_string().contains("no change was live"), "{bar}");
+            }
+            assert_eq!(live(&all).figure, None);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `caplane-load peers`: other message routers under the same load.
 
 use anyhow::bail;
-use caplane_load::bars::Bar;
+use caplane_load::bars::{Bar, Standing};
 use caplane_load::load::Machine;
 use caplane_load::peers::{
     self, Path, Place, Settings, System, install, table, table::Matrix, veth::Veth,
@@ -138,17 +138,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         arguments.seconds
     );
     if let Some(file) = &arguments.json {
-        let verdicts: Vec<_> = bars
-            .iter()
-            .map(|bar| json!({"bar": bar, "met": bar.met()}))
-            .collect();
+        let verdicts: Vec<_> = bars.iter().map(Bar::json).collect();
         let object = json!({
             "schema": "caplane-load.peers.1", "machine": machine, "repeat": arguments.repeat, "seconds": arguments.seconds,
             "results": results, "bars": verdicts, "failed_paths": failed_paths,
         });
         std::fs::write(file, format!("{object}\n"))?;
     }
-    let met = whole && bars.iter().all(Bar::met) && failed_paths.is_empty();
+    let met =
+        whole && bars.iter().all(|bar| bar.standing() == Standing::Met) && failed_paths.is_empty();
     Ok(if met {
         ExitCode::SUCCESS
     } else {

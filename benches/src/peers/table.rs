@@ -93,9 +93,12 @@ impl Row {
             for receivers in &matrix.receivers {
                 let what = format!("{size} B to {receivers}");
                 match system.throughput(settings, *size, *receivers) {
-                    Ok(found) if found.messages > 0 => {
+                    Ok(found) if found.messages > 0 && !found.cpu.is_zero() => {
                         let cell = self.throughput.entry((*size, *receivers)).or_default();
                         cell.push(found);
+                    }
+                    Ok(found) if found.messages > 0 => {
+                        self.failed(what, "no CPU time of the server".to_owned(), tell);
                     }
                     Ok(_) => self.failed(what, "nothing came through".to_owned(), tell),
                     Err(error) => self.failed(what, error.to_string(), tell),
@@ -126,20 +129,21 @@ impl Row {
             .map_or(&[], Vec::as_slice)
     }
 
-    /// Messages a core-second of the server.
+    /// Messages a core-second of the server, run by run.
+    fn runs(&self, size: usize, receivers: usize) -> impl Iterator<Item = f64> {
+        let runs = self.cell(size, receivers).iter();
+        runs.map(|run| run.messages as f64 / run.cpu.as_secs_f64())
+    }
+
     fn messages(&self, size: usize, receivers: usize) -> Spread {
-        Spread::of(
-            self.cell(size, receivers)
-                .iter()
-                .map(|run| run.messages as f64 / run.cpu.as_secs_f64().max(1e-9)),
-        )
+        Spread::of(self.runs(size, receivers))
     }
 
     fn gbit(&self, size: usize, receivers: usize) -> Spread {
         Spread::of(
             self.cell(size, receivers)
                 .iter()
-                .map(|run| run.payload_bytes as f64 * 8.0 / 1e9 / run.cpu.as_secs_f64().max(1e-9)),
+                .map(|run| run.payload_bytes as f64 * 8.0 / 1e9 / run.cpu.as_secs_f64()),
         )
     }
 
@@ -271,55 +275,52 @@ pub fn bars(rows: &[Row], matrix: &Matrix) -> Vec<Bar> {
     };
     let mut bars = Vec::new();
     for size in &matrix.sizes {
+        let what = format!("{size} B against the best encrypted peer, {:?}", ours.path);
+        let bound = Bound::AtLeast(least(ours.path, *size));
         let best = peers().max_by(|a, b| {
             let of = |row: &Row| row.messages(*size, 1).median;
             of(a).total_cmp(&of(b))
         });
         let Some(best) = best.filter(|best| best.messages(*size, 1).median > 0.0) else {
-            bars.push(Bar {
-                what: format!("{size} B against the best encrypted peer, {:?}", ours.path),
-                figure: Spread::of([0.0]),
-                unit: "x",
-                bound: Bound::AtLeast(least(ours.path, *size)),
-                detail: "no encrypted peer could be measured".to_owned(),
-            });
+            bars.push(
+                Bar::new(what, [], "x", bound)
+                    .faulty(["no encrypted peer could be measured".to_owned()]),
+            );
             continue;
         };
         let theirs = best.messages(*size, 1).median;
-        bars.push(Bar {
-            what: format!("{size} B against the best encrypted peer, {:?}", ours.path),
-            figure: ours.messages(*size, 1).per(theirs),
-            unit: "x",
-            bound: Bound::AtLeast(least(ours.path, *size)),
-            detail: format!(
-                "{} over {}: {:.3} M/core-s",
-                best.system,
-                best.transport,
-                theirs / 1e6
-            ),
-        });
+        let ratios = ours.runs(*size, 1).map(|messages| messages / theirs);
+        bars.push(Bar::new(what, ratios, "x", bound).detailed(format!(
+            "{} over {}: {:.3} M/core-s",
+            best.system,
+            best.transport,
+            theirs / 1e6
+        )));
     }
     for (n, rate) in matrix.rates.iter().enumerate() {
-        let Some(own) = ours.round_trip(n) else {
-            continue;
-        };
-        for (own, (name, index)) in own.into_iter().zip([("p50", 0), ("p99", 1)]) {
+        for (name, of) in PERCENTILES {
+            let what = format!("round trip at {rate}/s, {name}, below every encrypted peer");
+            let own = ours.round_trips[n].iter().map(of);
             let fastest = peers()
-                .filter_map(|row| row.round_trip(n).map(|trip| trip[index].median))
+                .filter(|row| !row.round_trips[n].is_empty())
+                .map(|row| Spread::of(row.round_trips[n].iter().map(of)).median)
                 .min_by(f64::total_cmp);
-            if let Some(fastest) = fastest {
-                bars.push(Bar {
-                    what: format!("round trip at {rate}/s, {name}, below every encrypted peer"),
-                    figure: own,
-                    unit: "us",
-                    bound: Bound::AtMost((fastest * 10.0).round() / 10.0),
-                    detail: String::new(),
-                });
-            }
+            bars.push(match fastest {
+                Some(fastest) => {
+                    let most = (fastest * 10.0).round() / 10.0;
+                    Bar::new(what, own, "us", Bound::AtMost(most))
+                }
+                None => Bar::new(what, own, "us", Bound::BelowPeers)
+                    .faulty(["no encrypted peer could be measured".to_owned()]),
+            });
         }
     }
     bars
 }
+
+/// What is compared of round trips: its name, and where it stands.
+type Percentile = (&'static str, fn(&RoundTrip) -> f64);
+const PERCENTILES: [Percentile; 2] = [("p50", |trip| trip.p50), ("p99", |trip| trip.p99)];
 
 /// What is asked of the ratio.
 fn least(path: Path, size: usize) -> f64 {
@@ -340,6 +341,7 @@ pub fn is_whole(rows: &[Row]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bars::Standing;
     use std::time::Duration;
 
     fn row(system: &'static str, encrypted: bool, messages: u64) -> Row {
@@ -386,8 +388,8 @@ mod tests {
             broken,
         ];
         let bars = bars(&rows, &matrix);
-        assert_eq!(bars[0].figure.median, 3.0);
-        assert!(bars[0].met() && bars[0].detail.contains("best"));
+        assert_eq!(bars[0].figure.map(|f| f.median), Some(3.0));
+        assert!(bars[0].standing() == Standing::Met && bars[0].detail.contains("best"));
         // The slow one answers first.
         assert_eq!(bars[1].bound, Bound::AtMost(100.0));
         let all = json(&rows, &matrix);
