@@ -3,9 +3,9 @@
 
 use crate::load::{
     self, ConnectionChurn, Moment, Observer, Phase, Plan, Report, RunError, Seat, TableChurn,
-    Target,
+    Target, Timeline,
 };
-use crate::rig::{Rig, RigError};
+use crate::rig::{Rewritten, Rig, RigError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -107,12 +107,8 @@ pub fn observed(
         let tables = tables.map(|thread| thread.join().map_err(|_| ChurnError::Panicked));
         let mut report = report?;
         report.connection_churn = connections.transpose()?;
-        report.table_churn = tables.transpose()?.transpose()?;
-        if let Some(tables) = &mut report.table_churn {
-            tables.blocked_ms = report.offered_per_s.map(|offered| {
-                report.lost as f64 / offered / f64::from(tables.deltas.max(1)) * 1e3
-            });
-        }
+        let changes = tables.transpose()?.transpose()?;
+        report.table_churn = changes.map(|changes| judge(&changes, churn.table_entries, &report));
         Ok(report)
     })
 }
@@ -150,22 +146,75 @@ fn connections(plan: &Plan, target: &Target, churn: &Churn, clock: &Clock<'_>) -
     }
 }
 
-fn tables(rig: &Rig, churn: &Churn, clock: &Clock<'_>) -> Result<TableChurn, RigError> {
-    let (mut begun, mut n) = (None, 0);
-    let (mut live, mut router) = (Vec::new(), Vec::new());
-    while clock.wait(&mut begun, n, churn.table_every) {
-        n += 1;
-        let (took, own) = rig.rewrite_classes(churn.table_entries, n)?;
-        live.push(took.as_secs_f64() * 1e3);
-        router.push(own.as_secs_f64() * 1e3);
+fn tables(rig: &Rig, churn: &Churn, clock: &Clock<'_>) -> Result<Vec<Rewritten>, RigError> {
+    let (mut begun, mut changes) = (None, Vec::new());
+    // The first comes after one interval: what was before it belongs to the measurement too.
+    while clock.wait(&mut begun, changes.len() as u32 + 1, churn.table_every) {
+        changes.push(rig.rewrite_classes(churn.table_entries, changes.len() as u32 + 1)?);
     }
-    Ok(TableChurn {
-        deltas: live.len() as u32,
-        entries: churn.table_entries,
-        live_ms: live.into(),
-        router_ms: router.into(),
-        blocked_ms: None,
-    })
+    Ok(changes)
+}
+
+fn judge(changes: &[Rewritten], entries: usize, report: &Report) -> TableChurn {
+    let ms = |of: fn(&Rewritten) -> Duration| -> Vec<f64> {
+        let all = changes.iter();
+        all.map(|change| of(change).as_secs_f64() * 1e3).collect()
+    };
+    let deltas = changes.len() as u32;
+    let silence = Silence::of(&report.silences, changes);
+    TableChurn {
+        deltas,
+        entries,
+        live_ms: ms(|change| change.live_after).into(),
+        router_ms: ms(|change| change.router).into(),
+        blocked_ms: report
+            .offered_per_s
+            .map(|offered| report.lost as f64 / offered / f64::from(deltas.max(1)) * 1e3),
+        silence_during_ms: silence.map(|silence| silence.during_ms),
+        silence_before_ms: silence.map(|silence| silence.before_ms),
+    }
+}
+
+/// What is put away behind a change that is live is a part of it.
+const AFTER_LIVE: Duration = Duration::from_millis(20);
+
+/// Longest silence of a receiver while changes came into force, and in equally long stretches right before the making of each:
+/// the machine's own stalls are in both. Means of the changes that could be judged, as blocked time is a mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Silence {
+    /// From the push of a change until a moment after it was live (milliseconds).
+    pub during_ms: f64,
+    /// As long, up to when the making of the change began (milliseconds).
+    pub before_ms: f64,
+}
+
+impl Silence {
+    /// `None` when no change could be judged: a stretch of it is not wholly within what was measured, or the one before it
+    /// belongs to another change.
+    pub fn of(timeline: &Timeline, changes: &[Rewritten]) -> Option<Silence> {
+        let mut free_since = None;
+        let judged: Vec<(Duration, Duration)> = changes
+            .iter()
+            .filter_map(|change| {
+                let end = change.live + AFTER_LIVE;
+                let free = free_since.replace(end);
+                let from = change.begun.checked_sub(end - change.pushed)?;
+                if free.is_some_and(|free| from < free) {
+                    return None;
+                }
+                let during = timeline.longest(change.pushed, end)?;
+                Some((during, timeline.longest(from, change.begun)?))
+            })
+            .collect();
+        let mean = |of: fn(&(Duration, Duration)) -> Duration| {
+            let sum: Duration = judged.iter().map(of).sum();
+            sum.as_secs_f64() * 1e3 / judged.len() as f64
+        };
+        (!judged.is_empty()).then(|| Silence {
+            during_ms: mean(|(during, _)| *during),
+            before_ms: mean(|(_, before)| *before),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -207,6 +256,117 @@ mod tests {
         let tables = report.table_churn.expect("tables changed");
         assert!(tables.deltas > 0 && tables.live_ms.p50 > 0.0, "{report}");
         assert_eq!(tables.blocked_ms, Some(0.0));
+        assert!(tables.stood_ms().is_some(), "{report}");
+    }
+
+    /// Changes at these times (ms): their making begins, they are pushed, they are live.
+    fn changes(epoch: Instant, times: &[[u64; 3]]) -> Vec<Rewritten> {
+        let at = |ms: u64| epoch + Duration::from_millis(ms);
+        let change = |[begun, pushed, live]: &[u64; 3]| Rewritten {
+            begun: at(*begun),
+            pushed: at(*pushed),
+            live: at(*live),
+            live_after: Duration::from_millis(live - pushed),
+            router: Duration::ZERO,
+        };
+        times.iter().map(change).collect()
+    }
+
+    /// One second, measured whole, in which a receiver got nothing between these (ms).
+    fn timeline(epoch: Instant, silences: &[[u64; 2]]) -> Timeline {
+        let mut kept = load::Silences::default();
+        for [from, to] in silences {
+            kept.note(from * 1_000_000, to * 1_000_000);
+        }
+        Timeline::new(epoch, (0, 1_000_000_000), vec![kept])
+    }
+
+    #[test]
+    fn what_stands_in_changes_is_told_from_what_stands_anyway() {
+        let epoch = Instant::now();
+        let three = changes(epoch, &[[200, 210, 215], [400, 410, 415], [600, 610, 615]]);
+        // The machine stalls before the first, beside all, and within the third; the second change blocks.
+        let quiet = timeline(epoch, &[[190, 196], [300, 309], [620, 626]]);
+        let silence = Silence::of(&quiet, &three).expect("judged");
+        assert_eq!((silence.during_ms, silence.before_ms), (2.0, 2.0));
+        let blocks = timeline(epoch, &[[190, 196], [411, 414], [620, 626]]);
+        let silence = Silence::of(&blocks, &three).expect("judged");
+        assert_eq!((silence.during_ms, silence.before_ms), (3.0, 2.0));
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_judged_is_left_out() {
+        let epoch = Instant::now();
+        let silent = timeline(epoch, &[[0, 1_000]]);
+        let judged = |times: &[[u64; 3]]| Silence::of(&silent, &changes(epoch, times)).is_some();
+        assert!(judged(&[[200, 210, 215]]));
+        // The stretch before it, or it itself, is not wholly measured; none at all.
+        assert!(!judged(&[[20, 30, 35]]) && !judged(&[[960, 970, 985]]) && !judged(&[]));
+        // The second follows too closely, and the first alone counts.
+        let close = changes(epoch, &[[200, 210, 215], [250, 255, 260]]);
+        let quiet = timeline(epoch, &[[256, 259]]);
+        let silence = Silence::of(&quiet, &close).expect("judged");
+        assert_eq!((silence.during_ms, silence.before_ms), (0.0, 0.0));
+    }
+
+    /// The router itself is stopped for 40 ms in the middle of each change: that is found, to the millisecond or two.
+    #[test]
+    fn a_router_that_stands_in_each_change_is_found_out() {
+        const STOPPED: Duration = Duration::from_millis(40);
+        let plan = Plan {
+            duration: Duration::from_millis(1_500),
+            ..plan()
+        };
+        let rig = Rig::start(&plan, 1).expect("a rig");
+        let target = rig.target().expect("a target");
+        let pid = rustix::process::Pid::from_raw(rig.pids()[0] as i32).expect("a pid");
+        let signal = |signal| rustix::process::kill_process(pid, signal).expect("it runs");
+        let measuring = AtomicBool::new(false);
+        let (report, changes) = std::thread::scope(|scope| {
+            let changing = scope.spawn(|| {
+                let ended = AtomicBool::new(false);
+                let clock = Clock {
+                    measuring: &measuring,
+                    ended: &ended,
+                };
+                let (mut since, mut changes) = (None, Vec::new());
+                while clock.wait(
+                    &mut since,
+                    changes.len() as u32 + 1,
+                    Duration::from_millis(300),
+                ) {
+                    // It stands because of the change: the making of that began before.
+                    let begun = Instant::now();
+                    signal(rustix::process::Signal::STOP);
+                    let going_on = scope.spawn(|| {
+                        let stopped = Instant::now();
+                        while stopped.elapsed() < STOPPED {
+                            std::thread::park_timeout(STOPPED - stopped.elapsed());
+                        }
+                        signal(rustix::process::Signal::CONT);
+                    });
+                    let round = changes.len() as u32 + 1;
+                    let change = rig.rewrite_classes(100, round).expect("live");
+                    changes.push(Rewritten { begun, ..change });
+                    going_on.join().expect("it goes on");
+                }
+                changes
+            });
+            let mut tell = |line: &str| println!("{line}");
+            let mut gate = Gate {
+                measuring: &measuring,
+                inner: &mut Lines::new(&mut tell),
+            };
+            let report = load::observed(&plan, &target, &mut gate).expect("a run");
+            measuring.store(false, Ordering::Release);
+            (report, changing.join().expect("changes"))
+        });
+        let found = judge(&changes, 100, &report);
+        println!("{report}\n{found:?}");
+        // Nothing is lost, so the loss says nothing.
+        assert_eq!(found.blocked_ms, Some(0.0));
+        let stood = found.stood_ms().expect("judged");
+        assert!(stood > 0.5 * STOPPED.as_secs_f64() * 1e3, "{stood} ms");
     }
 
     #[test]

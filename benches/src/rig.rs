@@ -87,6 +87,21 @@ pub struct Tuning {
     pub workers: Option<u8>,
 }
 
+/// A change of all routers' tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewritten {
+    /// When the making of it began.
+    pub begun: Instant,
+    /// When the first update was pushed.
+    pub pushed: Instant,
+    /// When the last was live.
+    pub live: Instant,
+    /// The longest time from an update, made and complete, to the report that it is live.
+    pub live_after: Duration,
+    /// The longest that a router reports for its own part.
+    pub router: Duration,
+}
+
 struct Member {
     name: String,
     process: Child,
@@ -213,17 +228,12 @@ impl Rig {
         })
     }
 
-    /// Gives the first `entries` class routes of every router another weight and waits until that is live everywhere: the
-    /// longest time from an update, made and complete, to the report that it is live, and the longest that a router reports
-    /// for its own part.
+    /// Gives the first `entries` class routes of every router another weight and waits until that is live everywhere.
     ///
     /// # Errors
     /// When a router refuses or does not answer in time.
-    pub fn rewrite_classes(
-        &self,
-        entries: usize,
-        round: u32,
-    ) -> Result<(Duration, Duration), RigError> {
+    pub fn rewrite_classes(&self, entries: usize, round: u32) -> Result<Rewritten, RigError> {
+        let begun = Instant::now();
         let last = router_label(self.members.len() - 1);
         let egress = vec![Egress {
             router: last,
@@ -247,17 +257,27 @@ impl Rig {
                 })
             })
             .collect();
-        let mut took = (Duration::ZERO, Duration::ZERO);
+        let mut rewritten = Rewritten {
+            begun,
+            pushed: Instant::now(),
+            live: begun,
+            live_after: Duration::ZERO,
+            router: Duration::ZERO,
+        };
         for (member, generation) in self.members.iter().zip(generations) {
             let live = self
                 .controller
                 .wait_live(&member.name, generation, START_PATIENCE);
             let view = self.runtime.block_on(live)?;
             let (_, took_us) = view.live.unwrap_or_default();
-            took.0 = took.0.max(view.live_after);
-            took.1 = took.1.max(Duration::from_micros(took_us));
+            rewritten.live_after = rewritten.live_after.max(view.live_after);
+            rewritten.router = rewritten.router.max(Duration::from_micros(took_us));
+            if let Some((_, pushed)) = view.pushed {
+                rewritten.pushed = rewritten.pushed.min(pushed);
+                rewritten.live = rewritten.live.max(pushed + view.live_after);
+            }
         }
-        Ok(took)
+        Ok(rewritten)
     }
 
     /// Identities for the self-test: the sender's, and one that may act as a server.

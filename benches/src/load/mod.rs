@@ -24,6 +24,7 @@ mod report_text;
 mod respond;
 mod run;
 mod sender;
+mod silence;
 mod under_way;
 mod window;
 
@@ -41,3 +42,4 @@ pub use receiver::{ReceiverTotals, serves};
 pub use report::{ConnectionChurn, Cpu, Distribution, Report, Span, TableChurn, Verdict};
 pub use run::{Approach, RunError, Target, observed, run, self_test};
 pub use sender::SenderTotals;
+pub use silence::{Silences, Timeline};

@@ -3,6 +3,7 @@
 use super::flow::{Arrival, FlowLedger};
 use super::message::{Pattern, STAMP_LEN, Stamp};
 use super::respond::Responder;
+use super::silence::Silences;
 use super::under_way::UnderWay;
 use super::window::Window;
 use bytes::BytesMut;
@@ -38,6 +39,8 @@ pub struct ReceiverTotals {
     pub uncorrected_ns: Histogram<u64>,
     /// Longest time within the measured window in which nothing came (ns).
     pub silence_ns: u64,
+    /// Each of these times that is worth keeping.
+    pub silences: Silences,
 }
 
 impl ReceiverTotals {
@@ -54,6 +57,7 @@ impl ReceiverTotals {
             corrected_ns: histogram(),
             uncorrected_ns: histogram(),
             silence_ns: 0,
+            silences: Silences::default(),
         }
     }
 }
@@ -263,15 +267,19 @@ impl Receiver {
                 under_way.moved();
             }
         }
+        // Whatever did not come until the end of the window was not there either.
+        self.heard(self.window.now());
         Ok((self.judge.totals, self.closed))
     }
 
     /// Something came: how long had nothing come before, within the measured window?
     fn heard(&mut self, now_ns: u64) {
         let (from, to) = self.judge.measured;
-        if (from..to).contains(&now_ns) {
-            let silence = now_ns - self.heard_ns.max(from);
-            self.judge.totals.silence_ns = self.judge.totals.silence_ns.max(silence);
+        let (begun, ended) = (self.heard_ns.max(from), now_ns.min(to));
+        if begun < ended {
+            let totals = &mut self.judge.totals;
+            totals.silence_ns = totals.silence_ns.max(ended - begun);
+            totals.silences.note(begun, ended);
         }
         self.heard_ns = now_ns;
     }

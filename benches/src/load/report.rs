@@ -4,11 +4,12 @@ use super::export::{Histograms, percentiles};
 use super::process::{Machine, ProcessSample, ProcessWatch};
 use super::receiver::ReceiverTotals;
 use super::sender::SenderTotals;
+use super::silence::Timeline;
 use super::{Carrier, Plan, Rate};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Whether the figures mean what they say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -178,6 +179,19 @@ pub struct TableChurn {
     pub router_ms: Span,
     /// Time a change blocked traffic, as FD.io counts it: lost / offered rate (milliseconds a change); absent in a closed loop.
     pub blocked_ms: Option<f64>,
+    /// Longest silence of a receiver while a change came into force, from its push until a moment after it was live; mean of the
+    /// changes that could be judged (milliseconds). Absent when none could: the window ended first, or changes followed too closely.
+    pub silence_during_ms: Option<f64>,
+    /// The same of equally long stretches right before the making of each change (milliseconds).
+    pub silence_before_ms: Option<f64>,
+}
+
+impl TableChurn {
+    /// How much longer nothing came while a change came into force than right before it (milliseconds, mean of the changes; below
+    /// zero by chance).
+    pub fn stood_ms(&self) -> Option<f64> {
+        Some(self.silence_during_ms? - self.silence_before_ms?)
+    }
 }
 
 /// A payload size of a mix.
@@ -282,6 +296,9 @@ pub struct Report {
     pub tls: String,
     /// What it ran on.
     pub machine: Machine,
+    /// When receivers got nothing.
+    #[serde(skip)]
+    pub silences: Timeline,
     /// All latencies, for `.hlog`.
     #[serde(skip)]
     pub histograms: Histograms,
@@ -292,6 +309,9 @@ pub(super) struct Outcome {
     pub(super) senders: Vec<SenderTotals>,
     pub(super) receivers: Vec<ReceiverTotals>,
     pub(super) sampled: Sampled,
+    /// When the run's clock began, and what of it was measured (ns).
+    pub(super) epoch: Instant,
+    pub(super) measured: (u64, u64),
 }
 
 impl Report {
@@ -392,6 +412,11 @@ impl Report {
             co_located: true,
             tls: tls(),
             machine: Machine::read(),
+            silences: Timeline::new(
+                outcome.epoch,
+                outcome.measured,
+                receivers.iter().map(|r| r.silences.clone()).collect(),
+            ),
             histograms: Histograms {
                 corrected,
                 uncorrected,

@@ -75,7 +75,7 @@ impl Report {
         if let Some(churn) = &self.table_churn {
             writeln!(
                 f,
-                "  tables    {} changes of {} entries: live after p50 {:.2} ms, max {:.2} ms (the router's part {:.2} ms, {:.2} ms); blocked {}, longest silence {:.2} ms",
+                "  tables    {} changes of {} entries: live after p50 {:.2} ms, max {:.2} ms (the router's part {:.2} ms, {:.2} ms); blocked {}; longest silence while one came into force {}, longest of all {:.2} ms",
                 churn.deltas,
                 churn.entries,
                 churn.live_ms.p50,
@@ -85,6 +85,12 @@ impl Report {
                 churn
                     .blocked_ms
                     .map_or("-".to_owned(), |ms| format!("{ms:.3} ms a change")),
+                churn
+                    .silence_during_ms
+                    .zip(churn.silence_before_ms)
+                    .map_or("not judged".to_owned(), |(during, before)| format!(
+                        "{during:.2} ms, as long before it {before:.2} ms"
+                    )),
                 self.longest_silence_ms,
             )?;
         }

@@ -290,6 +290,8 @@ impl Threads {
             senders,
             receivers,
             sampled,
+            epoch: self.window.epoch(),
+            measured: self.window.measured().unwrap_or_default(),
         };
         Ok(Report::new(plan, name, watch, &outcome))
     }

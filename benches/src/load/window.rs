@@ -33,6 +33,11 @@ impl Window {
         now.saturating_duration_since(self.epoch).as_nanos() as u64
     }
 
+    /// When the clock began.
+    pub fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
     /// Nanoseconds since the epoch, now.
     pub fn now(&self) -> u64 {
         self.at(Instant::now())

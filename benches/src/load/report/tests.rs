@@ -34,6 +34,8 @@ fn report() -> Report {
         senders: vec![sender],
         receivers: vec![receiver],
         sampled: Sampled::default(),
+        epoch: Instant::now(),
+        measured: (0, 0),
     };
     let watch = ProcessWatch::new(vec![std::process::id()]);
     let mut report = Report::new(&plan, "test", &watch, &outcome);
@@ -50,6 +52,8 @@ fn report() -> Report {
         live_ms: vec![1.0, 3.0, 2.0].into(),
         router_ms: Span::default(),
         blocked_ms: Some(0.0),
+        silence_during_ms: Some(0.75),
+        silence_before_ms: Some(0.5),
     });
     report
 }
