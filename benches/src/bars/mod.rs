@@ -7,7 +7,7 @@
 pub mod agents;
 pub mod naive;
 pub mod round_trip;
-mod runs;
+pub(crate) mod runs;
 pub mod shapes;
 pub mod tables;
 

@@ -7,7 +7,7 @@ use crate::load::{Report, Verdict};
 
 /// What a lost message means to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loss {
+pub(crate) enum Loss {
     /// Nothing may be lost: the row compares costs, and what is lost cost less.
     Fault,
     /// Loss is the row's own figure.
@@ -15,20 +15,20 @@ pub(super) enum Loss {
 }
 
 /// CPU time a message (ns), a copy with a group; `None` when none was measured, which is no zero.
-pub(super) fn ns(report: &Report) -> Option<f64> {
+pub(crate) fn ns(report: &Report) -> Option<f64> {
     let ns = report.router_cpu?.ns_per_message;
     (ns > 0.0).then_some(ns)
 }
 
 /// One figure a pair of runs; pairs of which one has no CPU time are left out, and [`faults`] says so.
-pub(super) fn ratios(plain: &[Report], other: &[Report], of: impl Fn(f64, f64) -> f64) -> Vec<f64> {
+pub(crate) fn ratios(plain: &[Report], other: &[Report], of: impl Fn(f64, f64) -> f64) -> Vec<f64> {
     let pairs = plain.iter().zip(other);
     let both = pairs.filter_map(|(plain, other)| ns(plain).zip(ns(other)));
     both.map(|(plain, other)| of(plain, other)).collect()
 }
 
 /// What runs did that they must not, a line each; empty when their figures may be held against a bar.
-pub(super) fn faults<'a>(runs: impl IntoIterator<Item = &'a Report>, loss: Loss) -> Vec<String> {
+pub(crate) fn faults<'a>(runs: impl IntoIterator<Item = &'a Report>, loss: Loss) -> Vec<String> {
     let runs: Vec<&Report> = runs.into_iter().collect();
     let sum = |of: fn(&Report) -> u64| runs.iter().map(|run| of(run)).sum::<u64>();
     let lost = match loss {

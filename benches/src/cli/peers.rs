@@ -1,10 +1,11 @@
 //! `caplane-load peers`: other message routers under the same load.
 
 use anyhow::bail;
-use caplane_load::bars::{Bar, Standing};
+use caplane_load::bars::Standing;
 use caplane_load::load::Machine;
 use caplane_load::peers::{
-    self, Path, Place, Settings, System, install, table, table::Matrix, veth::Veth,
+    self, Path, Place, Settings, System, install, results, results::Found, table, table::Matrix,
+    veth::Veth,
 };
 use clap::ValueEnum;
 use serde_json::json;
@@ -90,7 +91,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let duration = Duration::from_secs_f64(arguments.seconds.clamp(0.2, 3_600.0));
     let mut tell = |line: &str| eprintln!("caplane-load: {line}");
-    let (mut results, mut bars, mut failed_paths) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut found, mut bars, mut failed_paths) = (Vec::new(), Vec::new(), Vec::new());
     let mut whole = true;
     for path in &arguments.path {
         // Kept until the systems of this path are measured.
@@ -118,13 +119,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let mut systems = chosen(arguments);
         let rows = table::measure(&mut systems, &settings, &matrix, &mut tell);
         table::print(&rows, &matrix);
-        whole &= table::is_whole(&rows);
-        let met = table::bars(&rows, &matrix);
+        whole &= peers::bars::is_whole(&rows);
+        let met = peers::bars::bars(&rows, &matrix);
         println!();
         for bar in &met {
             println!("{bar}");
         }
-        results.extend(table::json(&rows, &matrix));
+        found.extend(results::json(&rows, &matrix));
         bars.extend(met);
     }
     let machine = Machine::read();
@@ -138,12 +139,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         arguments.seconds
     );
     if let Some(file) = &arguments.json {
-        let verdicts: Vec<_> = bars.iter().map(Bar::json).collect();
-        let object = json!({
-            "schema": "caplane-load.peers.1", "machine": machine, "repeat": arguments.repeat, "seconds": arguments.seconds,
-            "results": results, "bars": verdicts, "failed_paths": failed_paths,
-        });
-        std::fs::write(file, format!("{object}\n"))?;
+        let found = Found {
+            machine: &machine,
+            repeat: arguments.repeat.into(),
+            seconds: arguments.seconds,
+            results: found,
+            bars: &bars,
+            failed_paths: failed_paths.clone(),
+        };
+        std::fs::write(file, format!("{}\n", found.json()))?;
     }
     let met =
         whole && bars.iter().all(|bar| bar.standing() == Standing::Met) && failed_paths.is_empty();

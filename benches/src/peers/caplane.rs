@@ -1,6 +1,7 @@
 //! caplane-router, as every run of the generator starts it.
 
 use super::{LABELS, PeerError, ROUND_TRIP_SIZE, RoundTrip, Settings, System, Throughput};
+use crate::bars::runs::{Loss, faults};
 use crate::load::{self, Plan, Rate, Report, Verdict};
 use crate::rig::Rig;
 use caplane_wire::{CongestionAction, TrafficClass};
@@ -58,6 +59,10 @@ impl System for Router {
             ..Plan::one_to_one(LABELS)
         };
         let report = self.run(settings, &plan)?;
+        let faults = faults([&report], Loss::Fault);
+        if !faults.is_empty() {
+            return Err(PeerError::Failed(faults.join(", ")));
+        }
         let cpu = report
             .router_cpu
             .ok_or_else(|| PeerError::Failed("no CPU time of the router".to_owned()))?;

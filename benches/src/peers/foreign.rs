@@ -5,7 +5,8 @@
 use super::install::{self, Build};
 use super::server::{ServerProcess, free_port};
 use super::{PeerError, ROUND_TRIP_SIZE, RoundTrip, Settings, System, Throughput};
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -65,6 +66,22 @@ struct Programs {
     load: PathBuf,
 }
 
+/// The last line of a load at full speed; without any of these there is no result.
+#[derive(Debug, Deserialize)]
+struct FullSpeed {
+    messages: u64,
+    cpu_s: f64,
+    elapsed_s: f64,
+}
+
+/// The last line of a load of round trips.
+#[derive(Debug, Deserialize)]
+struct Trips {
+    p50_us: f64,
+    p99_us: f64,
+    unanswered: u64,
+}
+
 struct Running {
     process: ServerProcess,
     log: PathBuf,
@@ -114,13 +131,13 @@ impl<P: Product> Foreign<P> {
         })
     }
 
-    fn load(
+    fn load<T: DeserializeOwned>(
         &self,
         settings: &Settings,
         size: usize,
         receivers: usize,
         rate: f64,
-    ) -> Result<Value, PeerError> {
+    ) -> Result<T, PeerError> {
         let mut running = self.start(settings)?;
         let name = self.product.load();
         let mut command = Command::new(&self.programs()?.load);
@@ -188,25 +205,51 @@ impl<P: Product> System for Foreign<P> {
         size: usize,
         receivers: usize,
     ) -> Result<Throughput, PeerError> {
-        let found = self.load(settings, size, receivers, 0.0)?;
-        let messages = found["messages"].as_u64().unwrap_or(0);
-        let seconds = |key: &str| Duration::from_secs_f64(found[key].as_f64().unwrap_or(0.0));
+        let found: FullSpeed = self.load(settings, size, receivers, 0.0)?;
+        let seconds = |seconds: f64| {
+            Duration::try_from_secs_f64(seconds)
+                .map_err(|e| PeerError::Failed(format!("{}: {e}", self.product.load())))
+        };
         Ok(Throughput {
-            messages,
-            payload_bytes: messages * size as u64,
-            cpu: seconds("cpu_s"),
-            elapsed: seconds("elapsed_s"),
+            messages: found.messages,
+            payload_bytes: found.messages * size as u64,
+            cpu: seconds(found.cpu_s)?,
+            elapsed: seconds(found.elapsed_s)?,
         })
     }
 
     fn round_trip(&mut self, settings: &Settings, rate: f64) -> Result<RoundTrip, PeerError> {
-        let found = self.load(settings, ROUND_TRIP_SIZE, 1, rate)?;
-        let us = |key: &str| found[key].as_f64().unwrap_or(0.0);
+        let found: Trips = self.load(settings, ROUND_TRIP_SIZE, 1, rate)?;
         Ok(RoundTrip {
             rate,
-            p50: us("p50_us"),
-            p99: us("p99_us"),
-            unanswered: found["unanswered"].as_u64().unwrap_or(0),
+            p50: found.p50_us,
+            p99: found.p99_us,
+            unanswered: found.unanswered,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_lacks_a_figure_is_none() {
+        let whole = r#"{"messages": 5, "cpu_s": 0.5, "elapsed_s": 1.0}"#;
+        let found: FullSpeed = serde_json::from_str(whole).expect("whole");
+        assert_eq!(
+            (found.messages, found.cpu_s, found.elapsed_s),
+            (5, 0.5, 1.0)
+        );
+        for cut in [
+            r#"{"messages": 5, "elapsed_s": 1.0}"#,
+            r#"{"messages": 5, "cpu_s": null, "elapsed_s": 1.0}"#,
+        ] {
+            let error = serde_json::from_str::<FullSpeed>(cut).expect_err("no figure");
+            assert!(error.is_data(), "{error}");
+        }
+        let trips = r#"{"p50_us": 1.5, "p99_us": 2.5}"#;
+        let error = serde_json::from_str::<Trips>(trips).expect_err("no count");
+        assert!(error.to_string().contains("unanswered"), "{error}");
     }
 }

@@ -14,10 +14,12 @@
 //! receiver unless told otherwise: several keep a cache of a thousand
 //! subjects, and 10,000 would halve what they can do.
 
+pub mod bars;
 pub mod caplane;
 mod foreign;
 pub mod install;
 pub mod nats;
+pub mod results;
 pub mod server;
 pub mod slim;
 pub mod table;
