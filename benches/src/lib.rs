@@ -16,5 +16,6 @@ pub mod rig;
 #[cfg(test)]
 mod schema;
 pub mod search;
+pub mod self_test;
 pub mod soak;
 pub mod stub_controller;

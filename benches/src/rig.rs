@@ -117,8 +117,6 @@ pub struct Rig {
     tuning: Tuning,
     sender: Issued,
     receivers: Vec<Issued>,
-    /// An identity that may act as a server, for the self-test.
-    server: Issued,
     roots_pem: String,
     controller: StubController,
     runtime: tokio::runtime::Runtime,
@@ -188,7 +186,6 @@ impl Rig {
             receivers: (0..plan.receivers)
                 .map(|n| issue(&agent, &format!("receiver-{n}")))
                 .collect::<Result<_, _>>()?,
-            server: issue(&Role::Router, "generator")?,
             roots_pem: authority.certificate_pem().to_owned(),
             controller,
             runtime,
@@ -225,6 +222,7 @@ impl Rig {
                 .collect::<Result<_, _>>()?,
             watch: ProcessWatch::new(self.members.iter().map(|m| m.process.id()).collect()),
             approach: Approach::Attach,
+            co_located: true,
         })
     }
 
@@ -278,17 +276,6 @@ impl Rig {
             }
         }
         Ok(rewritten)
-    }
-
-    /// Identities for the self-test: the sender's, and one that may act as a server.
-    ///
-    /// # Errors
-    /// When a certificate cannot be used.
-    pub fn self_test_credentials(&self) -> Result<(Credentials, Credentials), RigError> {
-        Ok((
-            self.credentials(&self.sender)?,
-            self.credentials(&self.server)?,
-        ))
     }
 
     /// Sums of the routers' metrics.

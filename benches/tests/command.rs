@@ -107,7 +107,6 @@ fn a_run_prints_one_object_and_succeeds() {
     let out = valid_output(&[
         "run",
         "--json",
-        "--no-self-test",
         "--rate",
         "1000",
         "--duration",
@@ -127,6 +126,8 @@ fn a_run_prints_one_object_and_succeeds() {
     let report: Value = serde_json::from_str(&text).expect("one JSON object");
     assert_eq!(report["schema"], "caplane-load.run.1");
     assert_eq!(report["verdict"], "valid");
+    assert_eq!(report["self_test"]["verdict"], "valid");
+    assert_eq!(report["co_located"], true);
     assert_eq!(report["lost"], 0);
     assert_eq!(report["sent"], report["received"]);
     assert!(report["router_cpu"]["ns_per_message"].is_number());

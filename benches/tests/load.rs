@@ -1,9 +1,9 @@
 //! The load generator against real routers: everything sent arrives once,
 //! intact and in order, through one router, three in a row, and an impaired
-//! path; every carrier; and it knows when it is the bottleneck itself.
+//! path; every carrier.
 
 use caplane_load::impair::{Conditions, ImpairConfig, Impairer};
-use caplane_load::load::{self, Carrier, Plan, Rate, Report, Verdict};
+use caplane_load::load::{self, Carrier, Plan, Rate, Report};
 use caplane_load::rig::Rig;
 use caplane_wire::{CongestionAction, TrafficClass};
 use std::time::Duration;
@@ -122,39 +122,5 @@ fn an_impaired_path_delays_but_loses_nothing_on_a_lane() {
     assert!(
         counters.up.lost > 0 && counters.up.reordered > 0,
         "{counters}"
-    );
-}
-
-#[test]
-fn the_self_test_finds_a_rate_that_the_generator_cannot_offer() {
-    let possible = Plan {
-        rate: Rate::PerSecond(1_000.0),
-        ..plan()
-    };
-    let rig = Rig::start(&possible, 1).expect("a rig");
-    let (sender, receiver) = rig.self_test_credentials().expect("identities");
-    let mut tell = |line: &str| println!("{line}");
-    let mut attempt = || load::self_test(&possible, &sender, &receiver, &mut tell).expect("a run");
-    let mut report = attempt();
-    for _ in 0..4 {
-        // A machine that is busy otherwise is no fault of the generator's.
-        if report.verdict == Verdict::Valid {
-            break;
-        }
-        report = attempt();
-    }
-    assert_eq!(report.verdict, Verdict::Valid, "{report}");
-    assert_all_arrived(&report);
-    let impossible = Plan {
-        rate: Rate::PerSecond(1e9),
-        duration: Duration::from_millis(300),
-        ..possible
-    };
-    let report = load::self_test(&impossible, &sender, &receiver, &mut tell).expect("a run");
-    assert_ne!(report.verdict, Verdict::Valid, "{report}");
-    assert_eq!(
-        report.corrupted + report.duplicated + report.reordered,
-        0,
-        "{report}"
     );
 }

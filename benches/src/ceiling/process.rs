@@ -76,6 +76,7 @@ impl HopProcess {
             receivers: vec![receiver],
             watch: ProcessWatch::new(vec![self.child.id()]),
             approach: Approach::Plain,
+            co_located: true,
         }
     }
 }

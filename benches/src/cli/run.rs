@@ -7,6 +7,7 @@ use caplane_load::load::{
     Target, Verdict,
 };
 use caplane_load::rig::Rig;
+use caplane_load::self_test;
 use caplane_transport::{Credentials, TrustBundle};
 use caplane_wire::{CongestionAction, Label, TrafficClass};
 use clap::ValueEnum;
@@ -23,8 +24,6 @@ const EXIT_HELD_BACK: u8 = 4;
 const EXIT_FAULTY: u8 = 5;
 /// An assertion does not hold.
 const EXIT_ASSERTION: u8 = 7;
-/// How long the generator is measured against itself.
-const SELF_TEST: Duration = Duration::from_secs(1);
 
 /// Without --router it starts routers of its own, with tables of --classes labels.
 ///
@@ -293,6 +292,11 @@ impl ExternalArguments {
             receivers,
             watch: ProcessWatch::new(self.router_pid.clone()),
             approach: Approach::Attach,
+            // A process that can be watched is here; so is a router with an address of ours.
+            co_located: !self.router_pid.is_empty()
+                || [router, self.egress.unwrap_or(router)]
+                    .into_iter()
+                    .any(load::is_here),
         })
     }
 }
@@ -321,50 +325,42 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
     let mut plan = arguments.load.plan();
     let mut display = Display::new(arguments.json);
-    if let Some(router) = arguments.external.router {
-        arguments.external.apply(&mut plan);
-        let target = arguments.external.target(router)?;
-        if arguments.churn.table_churn > 0 || arguments.churn.churn > 0.0 {
-            bail!("--churn and --table-churn need routers of our own: leave --router out");
+    let external = match arguments.external.router {
+        Some(router) => {
+            arguments.external.apply(&mut plan);
+            if arguments.churn.table_churn > 0 || arguments.churn.churn > 0.0 {
+                bail!("--churn and --table-churn need routers of our own: leave --router out");
+            }
+            Some(arguments.external.target(router)?)
         }
-        return Ok(load::observed(&plan, &target, &mut display)?);
-    }
+        None => None,
+    };
     plan.check()?;
-    display.note(&format!(
-        "starting {} router(s) with {} labels",
-        arguments.routers,
-        plan.classes.len()
-    ));
-    let rig = Rig::start(&plan, arguments.routers.into())?;
-    // Without a router nobody makes copies for a group.
-    if !arguments.no_self_test && !plan.fan_out {
-        let mut tell = |line: &str| display.note(line);
-        if let Some(report) = self_test(&plan, &rig, &mut tell)? {
+    let mut alone = None;
+    if !arguments.no_self_test {
+        let co_located = external.as_ref().is_none_or(|target| target.co_located);
+        let tested = self_test::self_test(&plan, co_located, &mut |line| display.note(line))?;
+        if let Some(report) = tested.saturated {
             return Ok(report);
         }
+        alone = Some(tested.summary);
     }
-    let churn = arguments.churn.churn();
-    Ok(churn::observed(&plan, &rig, &churn, &mut display)?)
-}
-
-/// The generator alone, for a moment; its report when it cannot keep up with itself.
-fn self_test(plan: &Plan, rig: &Rig, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Option<Report>> {
-    let short = Plan {
-        warm_up: SELF_TEST / 2,
-        duration: SELF_TEST,
-        ..plan.clone()
+    let report = match external {
+        Some(target) => load::observed(&plan, &target, &mut display)?,
+        None => {
+            display.note(&format!(
+                "starting {} router(s) with {} labels",
+                arguments.routers,
+                plan.classes.len()
+            ));
+            let rig = Rig::start(&plan, arguments.routers.into())?;
+            churn::observed(&plan, &rig, &arguments.churn.churn(), &mut display)?
+        }
     };
-    let (sender, receiver) = rig.self_test_credentials()?;
-    let report = load::self_test(&short, &sender, &receiver, tell).context("self-test")?;
-    tell(&format!(
-        "self-test: the generator alone, sender to receiver, carries {:.0} messages a second",
-        report.received_per_s
-    ));
-    let saturated = plan.rate != Rate::Max && report.verdict != Verdict::Valid;
-    Ok(saturated.then_some(Report {
-        verdict: Verdict::GeneratorSaturated,
+    Ok(Report {
+        self_test: alone,
         ..report
-    }))
+    })
 }
 
 fn print(report: &Report, json: bool) -> ExitCode {

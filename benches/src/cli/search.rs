@@ -1,9 +1,11 @@
 //! `caplane-load search`: NDR, PDR, MRR, and latency below the PDR.
 
 use super::run::{ExternalArguments, LoadArguments};
-use caplane_load::load::Display;
+use anyhow::bail;
+use caplane_load::load::{Display, Observer, Plan, Rate};
 use caplane_load::rig::Rig;
 use caplane_load::search::{self, SearchReport, SearchSettings};
+use caplane_load::self_test::self_test;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -36,6 +38,9 @@ pub struct Arguments {
     /// Goal Loss Ratio of the PDR.
     #[arg(long, default_value_t = 0.005)]
     pdr_loss: f64,
+    /// Leave the self-test out: the generator alone at maximum load, which says whether the MRR is the generator's.
+    #[arg(long)]
+    no_self_test: bool,
     /// One JSON object on the standard output instead of text.
     #[arg(long)]
     json: bool,
@@ -53,16 +58,32 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         pdr_loss_ratio: arguments.pdr_loss.clamp(0.0, 1.0),
     };
     let mut display = Display::new(arguments.json);
-    let report = match arguments.external.router {
+    let external = match arguments.external.router {
         Some(router) => {
             arguments.external.apply(&mut plan);
-            let target = arguments.external.target(router)?;
-            search::search(&plan, &target, &settings, &mut display)?
+            Some(arguments.external.target(router)?)
         }
+        None => None,
+    };
+    plan.check()?;
+    let mut alone = None;
+    if !arguments.no_self_test {
+        let most = Plan {
+            rate: Rate::Max,
+            ..plan.clone()
+        };
+        let co_located = external.as_ref().is_none_or(|target| target.co_located);
+        let tested = self_test(&most, co_located, &mut |line| display.note(line))?;
+        if let Some(report) = tested.saturated {
+            bail!("the generator alone is at fault, nothing is searched:\n{report}");
+        }
+        alone = Some(tested.summary);
+    }
+    let report = match external {
+        Some(target) => search::search(&plan, &target, &settings, alone, &mut display)?,
         None => {
-            plan.check()?;
             let rig = Rig::start(&plan, arguments.routers.into())?;
-            search::search(&plan, &rig.target()?, &settings, &mut display)?
+            search::search(&plan, &rig.target()?, &settings, alone, &mut display)?
         }
     };
     drop(display);
@@ -81,9 +102,18 @@ fn print(report: &SearchReport) {
         report.target, report.payload_bytes
     );
     println!(
-        "  MRR  {:.0} messages/s received at maximum load",
-        report.mrr_per_s
+        "  MRR  {:.0} messages/s received at maximum load{}",
+        report.mrr_per_s,
+        if report.mrr_generator_limited {
+            " (the generator's limit: the router may carry more)"
+        } else {
+            ""
+        }
     );
+    match &report.self_test {
+        Some(test) => println!("  {test}"),
+        None => println!("  self-test left out"),
+    }
     let rate = |rate: Option<f64>| rate.map_or("none".to_owned(), |rate| format!("{rate:.0}/s"));
     for result in &report.goals {
         let goal = &result.goal;
@@ -118,11 +148,16 @@ fn print(report: &SearchReport) {
         );
     }
     println!(
-        "  {} trials, {:.0} s in all; {} ({} CPUs, co-located), Linux {}, commit {}",
+        "  {} trials, {:.0} s in all; {} ({} CPUs, {}), Linux {}, commit {}",
         report.trials.len(),
         report.trials_s,
         report.machine.cpu,
         report.machine.cpus,
+        if report.co_located {
+            "co-located"
+        } else {
+            "the router elsewhere"
+        },
         report.machine.kernel,
         report.machine.commit
     );

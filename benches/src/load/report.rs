@@ -194,6 +194,19 @@ impl TableChurn {
     }
 }
 
+/// What the generator carried alone before the run, sender to receiver.
+#[derive(Clone, Debug, Serialize)]
+pub struct SelfTest {
+    /// Messages a second asked of it; absent when closed by flow control.
+    pub offered_per_s: Option<f64>,
+    /// Messages a second it received.
+    pub received_per_s: f64,
+    /// Whether it offered them.
+    pub verdict: Verdict,
+    /// What of the run's load it leaves out, in words; empty when nothing.
+    pub left_out: Vec<&'static str>,
+}
+
 /// A payload size of a mix.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Weighted {
@@ -282,6 +295,8 @@ pub struct Report {
     pub connection_churn: Option<ConnectionChurn>,
     /// Tables that changed meanwhile.
     pub table_churn: Option<TableChurn>,
+    /// The generator alone, before the run; absent when that was left out.
+    pub self_test: Option<SelfTest>,
     /// How late the generator itself was.
     pub generator_lateness_us: Distribution,
     /// Part of the time in which flow control held messages back, averaged over the senders' lanes.
@@ -304,6 +319,16 @@ pub struct Report {
     pub histograms: Histograms,
 }
 
+/// What is measured, as far as a report tells.
+#[derive(Clone, Copy)]
+pub(super) struct Subject<'a> {
+    pub(super) name: &'a str,
+    /// Processes whose CPU time counts.
+    pub(super) watch: &'a ProcessWatch,
+    /// It shares this machine's CPUs.
+    pub(super) co_located: bool,
+}
+
 /// What a run leaves behind.
 pub(super) struct Outcome {
     pub(super) senders: Vec<SenderTotals>,
@@ -315,12 +340,8 @@ pub(super) struct Outcome {
 }
 
 impl Report {
-    pub(super) fn new(
-        plan: &Plan,
-        target: &str,
-        watch: &ProcessWatch,
-        outcome: &Outcome,
-    ) -> Report {
+    pub(super) fn new(plan: &Plan, subject: &Subject<'_>, outcome: &Outcome) -> Report {
+        let watch = subject.watch;
         let (senders, receivers) = (&outcome.senders, &outcome.receivers);
         let sent: u64 = senders.iter().map(|s| s.sent).sum();
         let sum = |of: fn(&ReceiverTotals) -> u64| receivers.iter().map(of).sum::<u64>();
@@ -350,7 +371,7 @@ impl Report {
         let round_trip = merged(senders.iter().map(|s| &s.round_trip_ns));
         let mut report = Report {
             schema: "caplane-load.run.1",
-            target: target.to_owned(),
+            target: subject.name.to_owned(),
             verdict: Verdict::Valid,
             carrier: plan.carrier,
             payload_bytes: mean(&plan.size_sequence()),
@@ -402,6 +423,7 @@ impl Report {
             longest_silence_ms: longest_silence_ns as f64 / 1e6,
             connection_churn: None,
             table_churn: None,
+            self_test: None,
             blocked_part: blocked_ns as f64 / 1e9 / run_s,
             router_cpu: (!watch.is_empty()).then(|| Cpu::of(&outcome.sampled, watch.resolution())),
             udp_payload: senders
@@ -409,7 +431,7 @@ impl Report {
                 .map(|s| s.udp_payload)
                 .max()
                 .unwrap_or_default(),
-            co_located: true,
+            co_located: subject.co_located,
             tls: tls(),
             machine: Machine::read(),
             silences: Timeline::new(

@@ -1,6 +1,6 @@
 //! A report as people read it.
 
-use super::{Distribution, Report, Verdict};
+use super::{Distribution, Report, SelfTest, Verdict};
 use std::fmt;
 
 impl fmt::Display for Report {
@@ -101,6 +101,10 @@ impl Report {
                 self.replies
             )?;
         }
+        match &self.self_test {
+            Some(test) => writeln!(f, "  {test}")?,
+            None => writeln!(f, "  self-test left out")?,
+        }
         writeln!(
             f,
             "  generator late by p99 {:.0} us; held back by flow control {:.1} % of the time",
@@ -125,9 +129,14 @@ impl Report {
         }
         writeln!(
             f,
-            "  on        {} ({} CPUs, co-located), Linux {}, commit {}, {}, seed {}",
+            "  on        {} ({} CPUs, {}), Linux {}, commit {}, {}, seed {}",
             self.machine.cpu,
             self.machine.cpus,
+            if self.co_located {
+                "co-located"
+            } else {
+                "the router elsewhere"
+            },
             self.machine.kernel,
             self.machine.commit,
             self.tls,
@@ -145,6 +154,24 @@ impl Report {
                 Verdict::Faulty => "FAULTY: corrupted or misrouted messages",
             }
         )
+    }
+}
+
+impl fmt::Display for SelfTest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "self-test: the generator alone carries ")?;
+        write!(f, "{:.0} messages a second", self.received_per_s)?;
+        match self.offered_per_s {
+            Some(offered) => write!(f, " of {offered:.0} asked of it")?,
+            None => write!(f, " as fast as flow control admits")?,
+        }
+        if self.verdict != Verdict::Valid {
+            write!(f, " (not valid: {:?})", self.verdict)?;
+        }
+        for what in &self.left_out {
+            write!(f, "; left out: {what}")?;
+        }
+        Ok(())
     }
 }
 

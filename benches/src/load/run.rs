@@ -4,16 +4,17 @@ use super::attach::{AttachError, Seat};
 use super::observe::{Lines, Moment, Observer, Phase};
 use super::process::ProcessWatch;
 use super::receiver::{Expectation, Judge, Progress, Receiver, ReceiverTotals};
-use super::report::{Outcome, Report, Sampled};
+use super::report::{Outcome, Report, Sampled, Subject};
 use super::respond::Responder;
 use super::sender::{Sender, SenderTotals};
 use super::under_way::UnderWay;
 use super::window::Window;
 use super::{Plan, PlanError, Rate};
 use caplane_transport::{Credentials, Endpoint, EndpointConfig, EndpointError, SendError};
+use caplane_wire::Label;
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -43,6 +44,15 @@ pub struct Target {
     pub watch: ProcessWatch,
     /// How connections begin.
     pub approach: Approach,
+    /// It shares this machine's CPUs with the generator.
+    pub co_located: bool,
+}
+
+/// Whether this address is one of this machine's.
+pub fn is_here(address: SocketAddr) -> bool {
+    let mut any_port = address;
+    any_port.set_port(0);
+    UdpSocket::bind(any_port).is_ok()
 }
 
 /// How a connection to the target begins.
@@ -156,7 +166,12 @@ pub fn observed(
         let seat = target.seat(target.ingress, &target.sender, &name, plan)?;
         threads.send(plan, n, seat)?;
     }
-    threads.measure(plan, &target.name, &target.watch, observer)
+    let subject = Subject {
+        name: &target.name,
+        watch: &target.watch,
+        co_located: target.co_located,
+    };
+    threads.measure(plan, &subject, observer)
 }
 
 /// Measures the generator against itself: senders connect to receivers directly.
@@ -173,20 +188,33 @@ pub fn self_test(
     plan.check()?;
     let mut threads = Threads::new(plan);
     let mut addresses = Vec::new();
+    // Nobody chooses among the receivers: whatever a sender sends arrives at the one it is connected to.
+    let anybody = Plan {
+        fan_out: true,
+        ..plan.clone()
+    };
     for n in 0..plan.receivers {
         let mut config = EndpointConfig::new((Ipv4Addr::LOCALHOST, 0).into(), receiver.clone());
         config.udp_payload_max = plan.udp_payload_max;
         let endpoint = Endpoint::bind(config)?;
         addresses.push(endpoint.local_addr());
-        threads.receive(plan, n, endpoint, None)?;
+        // Answers go back the way the question came.
+        let responder = plan
+            .reply
+            .then(|| Responder::new(Label::NONE, 0, plan.class));
+        threads.receive(&anybody, n, endpoint, responder)?;
     }
     for n in 0..plan.senders {
         let to = addresses[n % addresses.len()];
         let seat = Seat::direct(to, sender.clone(), plan.udp_payload_max)?;
         threads.send(plan, n, seat)?;
     }
-    let observer = &mut Lines::new(tell);
-    threads.measure(plan, "generator alone", &ProcessWatch::default(), observer)
+    let subject = Subject {
+        name: "generator alone",
+        watch: &ProcessWatch::default(),
+        co_located: true,
+    };
+    threads.measure(plan, &subject, &mut Lines::new(tell))
 }
 
 impl Threads {
@@ -264,8 +292,7 @@ impl Threads {
     fn measure(
         mut self,
         plan: &Plan,
-        name: &str,
-        watch: &ProcessWatch,
+        subject: &Subject<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Report, RunError> {
         let seats = self.senders.len() + self.receivers.len();
@@ -279,7 +306,7 @@ impl Threads {
             std::thread::park_timeout(Duration::from_millis(2));
         }
         self.window.begin();
-        let sampled = self.sample(plan, watch, observer)?;
+        let sampled = self.sample(plan, subject.watch, observer)?;
         self.drain(plan, observer);
         if plan.reply {
             // The last messages are there; their answers need a moment.
@@ -293,7 +320,7 @@ impl Threads {
             epoch: self.window.epoch(),
             measured: self.window.measured().unwrap_or_default(),
         };
-        Ok(Report::new(plan, name, watch, &outcome))
+        Ok(Report::new(plan, subject, &outcome))
     }
 
     /// Waits through the window and samples `/proc` at its ends.

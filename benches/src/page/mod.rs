@@ -27,7 +27,7 @@ pub fn render(results: &Results) -> String {
         .collect();
     let _ = write!(
         body,
-        "<section><h2>Measured on</h2><ul>{machines}</ul><p>Generator and target share these CPUs (co-located): \
+        "<section><h2>Measured on</h2><ul>{machines}</ul><p>Where generator and router share the CPUs (co-located), \
          routers are compared by CPU time per message, not by rate, and a loopback figure is no line rate.</p></section>"
     );
     format!(

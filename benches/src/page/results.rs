@@ -132,9 +132,14 @@ impl Results {
                 let machine = &value["machine"];
                 let text = |key: &str| machine[key].as_str().unwrap_or("?").to_owned();
                 format!(
-                    "{} ({} CPUs), Linux {}, commit {}: {}",
+                    "{} ({} CPUs, {}), Linux {}, commit {}: {}",
                     text("cpu"),
                     machine["cpus"],
+                    match value["co_located"].as_bool() {
+                        Some(true) => "co-located",
+                        Some(false) => "the router elsewhere",
+                        None => "co-located or not unknown",
+                    },
                     text("kernel"),
                     text("commit"),
                     text("command_line")

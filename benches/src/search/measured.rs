@@ -2,7 +2,7 @@
 
 use super::bounds::{Goal, GoalResult, Searcher, Trial};
 use crate::load::{
-    self, Distribution, Machine, Observer, Plan, Rate, Report, RunError, Target, Verdict,
+    self, Distribution, Machine, Observer, Plan, Rate, Report, RunError, SelfTest, Target, Verdict,
 };
 use serde::Serialize;
 use std::time::Duration;
@@ -13,6 +13,8 @@ const TRIAL_DRAIN: Duration = Duration::from_millis(100);
 const LATENCY_PARTS: [f64; 4] = [0.0, 0.1, 0.5, 0.9];
 /// "0 %" of the PDR: a load that loads nothing.
 const IDLE_PART: f64 = 0.001;
+/// Part of what the generator carries alone above which a rate is the generator's.
+const GENERATOR_LIMITED_PART: f64 = 0.9;
 /// Trials at most: a search that does not close in ends here, and says so.
 const TRIALS_MAX: usize = 500;
 
@@ -68,6 +70,10 @@ pub struct SearchReport {
     pub scale: [usize; 4],
     /// Maximum receive rate: messages a second received at maximum load.
     pub mrr_per_s: f64,
+    /// It is nearly what the generator carries alone: the router may carry more.
+    pub mrr_generator_limited: bool,
+    /// The generator alone at maximum load; absent when that was left out.
+    pub self_test: Option<SelfTest>,
     /// NDR and PDR.
     pub goals: Vec<GoalResult>,
     /// Latency below the PDR.
@@ -82,7 +88,8 @@ pub struct SearchReport {
     pub machine: Machine,
 }
 
-/// Searches NDR and PDR of `plan` (its rate is replaced), then measures latency below the PDR.
+/// Searches NDR and PDR of `plan` (its rate is replaced), then measures latency below the PDR. `alone` is what the generator
+/// carries by itself at maximum load.
 ///
 /// # Errors
 /// [`SearchError`].
@@ -90,6 +97,7 @@ pub fn search(
     plan: &Plan,
     target: &Target,
     settings: &SearchSettings,
+    alone: Option<SelfTest>,
     observer: &mut dyn Observer,
 ) -> Result<SearchReport, SearchError> {
     let at = |rate: Rate| Plan {
@@ -143,11 +151,15 @@ pub fn search(
         payload_bytes: plan.payload,
         scale: [plan.senders, plan.receivers, plan.classes.len(), plan.flows],
         mrr_per_s: mrr,
+        mrr_generator_limited: alone
+            .as_ref()
+            .is_some_and(|alone| mrr >= alone.received_per_s * GENERATOR_LIMITED_PART),
+        self_test: alone,
         goals: results,
         latency,
         trials_s: settings.trial.as_secs_f64() * searcher.trials().len() as f64,
         trials: searcher.trials().to_vec(),
-        co_located: true,
+        co_located: target.co_located,
         machine: Machine::read(),
     })
 }

@@ -51,6 +51,10 @@ async fn it_measures_routers_that_run_already() {
     assert_eq!(output.status.code(), Some(0), "{text}\n{errors}");
     let report: serde_json::Value = serde_json::from_str(&text).expect("one JSON object");
     assert_eq!(report["verdict"], "valid");
+    // It judged itself first, and knows that the routers are here.
+    assert_eq!(report["self_test"]["verdict"], "valid", "{report}");
+    assert_eq!(report["self_test"]["left_out"], serde_json::json!([]));
+    assert_eq!(report["co_located"], true);
     // Those of the warm-up count too.
     let sent = report["sent"].as_u64().expect("a number");
     assert!((3_800..=4_200).contains(&sent), "{report}");

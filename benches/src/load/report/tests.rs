@@ -38,7 +38,18 @@ fn report() -> Report {
         measured: (0, 0),
     };
     let watch = ProcessWatch::new(vec![std::process::id()]);
-    let mut report = Report::new(&plan, "test", &watch, &outcome);
+    let subject = Subject {
+        name: "test",
+        watch: &watch,
+        co_located: true,
+    };
+    let mut report = Report::new(&plan, &subject, &outcome);
+    report.self_test = Some(SelfTest {
+        offered_per_s: Some(10_000.0),
+        received_per_s: 10_000.0,
+        verdict: Verdict::Valid,
+        left_out: vec!["the network"],
+    });
     report.connection_churn = Some(ConnectionChurn {
         wanted_per_s: 1.0,
         attached: 1,
@@ -98,6 +109,7 @@ fn a_report_is_what_the_schema_says() {
         "connection_churn",
         "table_churn",
         "offered_per_s",
+        "self_test",
     ] {
         value[name] = Value::Null;
     }
