@@ -21,9 +21,9 @@ pub struct Arguments {
     /// The router's I/O driver; may be repeated, both when left out.
     #[arg(long, value_enum)]
     driver: Vec<Driver>,
-    /// The router's workers.
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
-    workers: Option<u8>,
+    /// The router's workers: two, so that messages pass between them.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    workers: u8,
     /// Packets lost on the way (percent, either direction).
     #[arg(long, default_value_t = 1.0)]
     loss: f64,
@@ -69,7 +69,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             duration: Duration::from_secs(arguments.seconds),
             tuning: Tuning {
                 driver: Some(driver.name().to_owned()),
-                workers: arguments.workers,
+                workers: Some(arguments.workers),
             },
             loss: (arguments.loss / 100.0).clamp(0.0, 1.0),
             labels: arguments.labels,
@@ -110,14 +110,20 @@ fn print(driver: &str, outcome: &Outcome) {
     println!(
         "{driver}: {:.0} s, {} messages sent and {} received ({:.0} a second), {} packets lost on the way, {} changes of tables, {} peers came, {} of them died",
         outcome.seconds,
-        books.sent,
-        books.received,
-        books.received as f64 / outcome.seconds,
+        books.sent(),
+        books.received(),
+        books.received() as f64 / outcome.seconds,
         outcome.packets_lost,
         outcome.table_changes,
         books.mortals.lived,
         books.mortals.ended_silently,
     );
+    for carried in &books.carried {
+        println!(
+            "{driver}: {:?}: {} sent, {} of {} copies heard, {} notices",
+            carried.part, carried.sent, carried.received, carried.expected, carried.notices
+        );
+    }
     println!(
         "{driver}: dropped {:?}: {} noticed, {} suppressed; handed to the dying and not acknowledged {}",
         books.router.dropped,

@@ -1,10 +1,10 @@
 //! What the stub controller tells the rig's routers: identities, classes and
 //! the row they stand in.
 
-use super::{Rig, router_label, router_name};
+use super::{Rig, RigError, START_PATIENCE, router_label, router_name};
 use crate::load::serves;
 use crate::stub_controller::Table;
-use caplane::pki::{self, Role};
+use caplane::pki::{self, Issued, Role};
 use caplane_proto::v1::resource::Resource as Kind;
 use caplane_proto::v1::{
     Allow, ClassKey, ClassRoute, Egress, GroupRoute, Identity, Membership, Neighbour, PolicyGroup,
@@ -36,31 +36,16 @@ impl Rig {
         }));
         table.put(self.identity(&self.sender.uri, SENDER_AGENT, Vec::new(), Vec::new()));
         for (r, issued) in self.receivers.iter().enumerate() {
-            // Flow n asks for class n modulo their number: no flow asks for one beyond.
-            let classes = (0..plan.classes.len().min(plan.flows))
-                .filter(|k| serves(r, plan.receivers, *k, plan.classes.len()))
-                .map(|k| Membership {
-                    tenant: plan.tenant,
-                    label: plan.classes[k].bits(),
-                    weight: 1,
-                })
-                .collect();
             let groups = if plan.fan_out {
                 bits(&plan.classes)
             } else {
                 Vec::new()
             };
-            let classes = if plan.fan_out { Vec::new() } else { classes };
-            let agent = FIRST_RECEIVER_AGENT + r as u32;
-            table.put(self.identity(&issued.uri, agent, classes, groups));
+            table.put(self.receiver(r, issued, groups));
         }
         if plan.fan_out {
             for label in bits(&plan.classes) {
-                table.put(Kind::Group(GroupRoute {
-                    label,
-                    tenant: plan.tenant,
-                    routers: vec![router_label(routers - 1)],
-                }));
+                table.put(self.group(label, routers));
             }
             self.put_topology(&mut table, n, routers);
             return table;
@@ -83,6 +68,57 @@ impl Rig {
         }
         self.put_topology(&mut table, n, routers);
         table
+    }
+
+    /// Makes receivers members of a group, beside the classes they serve, and waits until that is live everywhere.
+    ///
+    /// # Errors
+    /// When a router refuses or does not answer in time.
+    pub fn add_group(&self, label: Label, members: &[usize]) -> Result<(), RigError> {
+        let generations: Vec<u64> = self
+            .members
+            .iter()
+            .map(|router| {
+                self.controller.edit_table(&router.name, |table| {
+                    for r in members {
+                        table.put(self.receiver(*r, &self.receivers[*r], vec![label.bits()]));
+                    }
+                    table.put(self.group(label.bits(), self.members.len()));
+                })
+            })
+            .collect();
+        for (router, generation) in self.members.iter().zip(generations) {
+            let live = self
+                .controller
+                .wait_live(&router.name, generation, START_PATIENCE);
+            self.runtime.block_on(live)?;
+        }
+        Ok(())
+    }
+
+    /// What is delivered at the last router to its members.
+    fn group(&self, label: u32, routers: usize) -> Kind {
+        Kind::Group(GroupRoute {
+            label,
+            tenant: self.plan.tenant,
+            routers: vec![router_label(routers - 1)],
+        })
+    }
+
+    /// Receiver `r` with the classes it serves; when everything goes to groups, none.
+    fn receiver(&self, r: usize, issued: &Issued, groups: Vec<u32>) -> Kind {
+        let plan = &self.plan;
+        // Flow n asks for class n modulo their number: no flow asks for one beyond.
+        let classes = (0..plan.classes.len().min(plan.flows))
+            .filter(|k| !plan.fan_out && serves(r, plan.receivers, *k, plan.classes.len()))
+            .map(|k| Membership {
+                tenant: plan.tenant,
+                label: plan.classes[k].bits(),
+                weight: 1,
+            })
+            .collect();
+        let agent = FIRST_RECEIVER_AGENT + r as u32;
+        self.identity(&issued.uri, agent, classes, groups)
     }
 
     fn identity(&self, uri: &str, agent: u32, classes: Vec<Membership>, groups: Vec<u32>) -> Kind {

@@ -2,25 +2,27 @@
 //! full speed behind a path that loses packets, tables rewritten, peers that
 //! come and die. It does not measure; it balances the books.
 //!
-//! Two senders run side by side, each to a receiver of its own: one whose
-//! messages wait at the edge when a queue is full, one whose are dropped and
-//! noticed. Mortals join the dropping one's receivers each second, send a
-//! little, and end: every other one without a word. The rules are those of
-//! [`Books`]; memory is sampled all the while.
+//! Each [`Part`] of the traffic has a sender and receivers of its own. Mortals
+//! join the receiver of one each second, send a little, and end: every other
+//! one without a word. The rules are those of [`Books`]; memory is sampled all
+//! the while.
 
 mod books;
 mod memory;
 mod mortal;
+mod parts;
+mod paths;
 
-pub use books::{Books, Fault, RouterBooks};
+pub use books::{Books, Carried, Fault, RouterBooks};
 pub use memory::{Growth, Memory};
 pub use mortal::Mortals;
+pub use parts::Part;
 
-use crate::impair::{Conditions, ImpairConfig, ImpairError, Impairer};
-use crate::load::{self, Lines, Plan, ProcessWatch, Rate, Report, RunError, Target};
+use crate::impair::ImpairError;
+use crate::load::{self, Lines, ProcessWatch, Report, RunError, Target};
 use crate::peers::Place;
 use crate::rig::{Rig, RigError, Tuning};
-use caplane_wire::{CongestionAction, TrafficClass};
+use paths::{LossyWay, Paths};
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -102,26 +104,16 @@ impl Outcome {
 pub fn soak(soak: &Soak, tell: &mut dyn FnMut(&str)) -> Result<Outcome, SoakError> {
     let whole = soak.plan();
     let rig = Rig::start_with(&whole, 1, &Place::loopback(), &soak.tuning)?;
+    rig.add_group(parts::group(), Part::Group.receivers())?;
     let direct = rig.target()?;
-    let path = Impairer::start(ImpairConfig {
-        conditions: [Conditions::loss(soak.loss); 2],
-        clients_max: mortal::LOSSY_MAX as usize + 8,
-        ..ImpairConfig::to(direct.ingress, soak.seed)
-    })?;
-    let lossy = Target {
-        ingress: path.local_addr(),
-        egress: path.local_addr(),
-        watch: ProcessWatch::default(),
-        ..direct.clone()
-    };
+    let paths = Paths::start(soak, direct.ingress)?;
     let begun = Instant::now();
     let cpu_before = direct.watch.sample()?.cpu;
-    let loaded = under_load(soak, &rig, [&direct, &lossy], tell)?;
+    let loaded = under_load(soak, &rig, &direct, &paths, tell)?;
     let seconds = begun.elapsed().as_secs_f64();
     let router_cpu_s = (direct.watch.sample()?.cpu - cpu_before).as_secs_f64();
-    let books = settle(&rig, &loaded)?;
-    let path = path.stop()?;
-    let packets_lost = path.up.lost + path.down.lost;
+    let books = settle(&rig, &loaded, &paths)?;
+    let packets_lost = paths.stop()? + loaded.mortals_packets_lost;
     let growth = loaded.memory.growth();
     let mut faults = books.faults();
     faults.extend(growth.fault());
@@ -146,8 +138,9 @@ pub fn soak(soak: &Soak, tell: &mut dyn FnMut(&str)) -> Result<Outcome, SoakErro
 
 /// What is left when the load has ended.
 struct Loaded {
-    reports: Vec<Report>,
+    reports: Vec<(Part, Report)>,
     mortals: Mortals,
+    mortals_packets_lost: u64,
     memory: Memory,
     table_changes: u32,
 }
@@ -155,24 +148,20 @@ struct Loaded {
 fn under_load(
     soak: &Soak,
     rig: &Rig,
-    [direct, lossy]: [&Target; 2],
+    direct: &Target,
+    paths: &Paths,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Loaded, SoakError> {
     let (ended, mortals_end) = (AtomicBool::new(false), AtomicBool::new(false));
-    let halves = [soak.half(0), soak.half(1)];
+    let joined = soak.part(Part::Dropping);
+    let way = LossyWay::new(paths::config(soak, direct.egress, 2));
     std::thread::scope(|scope| {
-        let runs: Vec<_> = halves
-            .iter()
-            .enumerate()
-            .map(|(n, plan)| {
-                let target = Target {
-                    receivers: vec![lossy.receivers[n].clone()],
-                    ..lossy.clone()
-                };
-                scope.spawn(move || load::observed(plan, &target, &mut Lines::new(&mut |_| {})))
-            })
-            .collect();
-        let mortals = scope.spawn(|| mortal::succession([direct, lossy], &halves[1], &mortals_end));
+        let run = |part: Part| {
+            let (plan, target) = (soak.part(part), target(part, direct, paths));
+            scope.spawn(move || load::observed(&plan, &target, &mut Lines::new(&mut |_| {})))
+        };
+        let runs = Part::ALL.map(run);
+        let mortals = scope.spawn(|| mortal::succession(direct, way, &joined, &mortals_end));
         let changes = scope.spawn(|| rewrite_tables(rig, &ended));
         let watched = watch(
             soak,
@@ -182,21 +171,39 @@ fn under_load(
             tell,
         );
         mortals_end.store(true, Ordering::Release);
-        let reports: Vec<_> = runs.into_iter().map(|run| run.join()).collect();
+        let reports = runs.map(|run| run.join());
         ended.store(true, Ordering::Release);
         let (mortals, changes) = (mortals.join(), changes.join());
         let panicked = |_| SoakError::Panicked;
-        let mut both = Vec::new();
-        for report in reports {
-            both.push(report.map_err(panicked)??);
+        let mut all = Vec::new();
+        for (part, report) in Part::ALL.into_iter().zip(reports) {
+            all.push((part, report.map_err(panicked)??));
         }
+        let (mortals, mortals_packets_lost) = mortals.map_err(panicked)??;
         Ok(Loaded {
-            reports: both,
-            mortals: mortals.map_err(panicked)?,
+            reports: all,
+            mortals,
+            mortals_packets_lost,
             memory: watched?,
             table_changes: changes.map_err(panicked)??,
         })
     })
+}
+
+/// The router as one part reaches it.
+fn target(part: Part, direct: &Target, paths: &Paths) -> Target {
+    let way = match part {
+        Part::Datagrams => &paths.datagrams,
+        _ => &paths.lanes,
+    };
+    let receivers = part.receivers().iter();
+    Target {
+        ingress: way.local_addr(),
+        egress: way.local_addr(),
+        receivers: receivers.map(|r| direct.receivers[*r].clone()).collect(),
+        watch: ProcessWatch::default(),
+        ..direct.clone()
+    }
 }
 
 /// Samples memory once a second, and says how things stand, until the load ends.
@@ -251,52 +258,15 @@ fn rewrite_tables(rig: &Rig, ended: &AtomicBool) -> Result<u32, RigError> {
 }
 
 /// Reads the router's counters until they balance, or patience ends: what does not balance then never will.
-fn settle(rig: &Rig, loaded: &Loaded) -> Result<Books, SoakError> {
+fn settle(rig: &Rig, loaded: &Loaded, paths: &Paths) -> Result<Books, SoakError> {
     let deadline = Instant::now() + SETTLE_PATIENCE;
     loop {
         let router = RouterBooks::read(&rig.metrics()?);
-        let books = Books::new(&loaded.reports, &loaded.mortals, router);
+        let lost = paths.datagrams_lost()?;
+        let books = Books::new(&loaded.reports, &loaded.mortals, lost, router);
         if books.faults().is_empty() || Instant::now() > deadline {
             return Ok(books);
         }
         std::thread::park_timeout(Duration::from_millis(100));
-    }
-}
-
-impl Soak {
-    /// What the router's tables must serve: both halves' classes.
-    fn plan(&self) -> Plan {
-        Plan {
-            receivers: 2,
-            flows: self.labels,
-            ..Plan::one_to_one(self.labels)
-        }
-    }
-
-    /// One sender and one receiver: half 0 waits at the edge, half 1 is dropped and noticed when it is too much.
-    fn half(&self, n: usize) -> Plan {
-        let whole = self.plan();
-        // Receiver r of two serves every second class from r on.
-        let classes: Vec<_> = whole.classes.iter().skip(n).step_by(2).copied().collect();
-        let (action, mix) = match n {
-            0 => (
-                CongestionAction::Block,
-                vec![(64, 20), (1_024, 5), (16_384, 1)],
-            ),
-            _ => (CongestionAction::Drop, vec![(64, 4), (512, 1)]),
-        };
-        Plan {
-            receivers: 1,
-            flows: classes.len(),
-            classes,
-            mix,
-            rate: Rate::Max,
-            class: TrafficClass::new(0, action),
-            warm_up: Duration::ZERO,
-            duration: self.duration,
-            drain: Duration::from_secs(30),
-            seed: self.seed + n as u64,
-            ..whole
-        }
     }
 }

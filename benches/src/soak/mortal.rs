@@ -1,11 +1,14 @@
 //! Peers that join each second, send and hear a little, and end: one in two
 //! says goodbye, the other is gone without a word.
 
+use super::paths::LossyWay;
+use crate::impair::ImpairError;
 use crate::load::{AttachError, Plan, Seat, Target};
 use bytes::BytesMut;
 use caplane_transport::{Event, LaneTx};
 use caplane_wire::{HEADER_LEN, HeaderRepr, LANE_MESSAGE_MAX, message_len};
 use serde::Serialize;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,8 +22,6 @@ const SEND_EVERY: Duration = Duration::from_millis(3);
 /// Nothing came for so long: there is nothing left to read.
 const QUIET: Duration = Duration::from_millis(50);
 const PAYLOAD: usize = 64;
-/// Every other pair comes over the lossy path, up to so many: each takes a socket of the relay for good.
-pub(super) const LOSSY_MAX: u32 = 400;
 
 /// What all of them did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -37,12 +38,14 @@ pub struct Mortals {
     pub heard: u64,
 }
 
-/// One after the other until told to end: instances of the plan's receiver, so that they share its classes.
+/// One after the other until told to end: instances of the plan's receiver, so that they share its classes. Every other pair
+/// comes over the lossy way. What they did, and the packets that way lost.
 pub(super) fn succession(
-    [direct, lossy]: [&Target; 2],
+    direct: &Target,
+    mut way: LossyWay,
     plan: &Plan,
     ended: &AtomicBool,
-) -> Mortals {
+) -> Result<(Mortals, u64), ImpairError> {
     let (begun, mut n, mut all) = (Instant::now(), 0, Mortals::default());
     while !ended.load(Ordering::Acquire) {
         if begun.elapsed() < EVERY * n {
@@ -51,12 +54,12 @@ pub(super) fn succession(
         }
         n += 1;
         // An identity may have 63 instances: names are new each time, numbers come back.
-        let target = if n % 4 < 2 && n < LOSSY_MAX {
-            lossy
+        let router = if n % 4 < 2 {
+            way.address()?
         } else {
-            direct
+            direct.egress
         };
-        match one(target, plan, n, &mut all) {
+        match one(router, direct, plan, n, &mut all) {
             Ok(()) => all.lived += 1,
             Err(error) => {
                 tracing::warn!(%error, "a mortal");
@@ -64,11 +67,16 @@ pub(super) fn succession(
             }
         }
     }
-    all
+    Ok((all, way.end()?))
 }
 
-fn one(target: &Target, plan: &Plan, n: u32, all: &mut Mortals) -> Result<(), AttachError> {
-    let router = target.egress;
+fn one(
+    router: SocketAddr,
+    target: &Target,
+    plan: &Plan,
+    n: u32,
+    all: &mut Mortals,
+) -> Result<(), AttachError> {
     let failed = |e| AttachError::Io(router, e);
     // The second receiver's: it is the plan's only one.
     let identity = target.receivers[1].clone();
@@ -138,7 +146,7 @@ fn send(seat: &mut Seat, lane: LaneTx, plan: &Plan, n: u32, sequence: u32) -> bo
 }
 
 /// Whole messages in an event.
-fn hear(seat: &mut Seat, event: Event, router: std::net::SocketAddr) -> Result<u64, AttachError> {
+fn hear(seat: &mut Seat, event: Event, router: SocketAddr) -> Result<u64, AttachError> {
     match event {
         Event::Lane {
             peer,
