@@ -7,6 +7,7 @@
 
 mod impaired;
 mod namespace;
+mod others;
 mod path_mtu;
 mod relayed;
 mod slow_receiver;

@@ -1,5 +1,6 @@
 //! A receiver that stands still, at r2, while others there go on behind the link from r1 that all share.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use caplane_client::{
@@ -8,6 +9,7 @@ use caplane_client::{
 use caplane_load::impair::{Conditions, Impairer};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::others::Others;
 use crate::relayed::Relayed;
 use crate::stage::{CONVERSION, PATIENCE, RATES, Stage, answer, eventually, within};
 use crate::traffic;
@@ -32,6 +34,8 @@ const STANDS: usize = 1_000_000;
 const STANDING: Duration = Duration::from_secs(4);
 /// A request that takes longer has been held up: as long as a link takes to be given up here.
 const HELD_UP: Duration = Duration::from_millis(2_500);
+/// For the last receipts after a request has been answered.
+const SETTLED: Duration = Duration::from_secs(5);
 /// A machine that is busy otherwise gives a router no time for a second now and then. That is no dead link, and not what these
 /// tests are about, so links and agents are given up later than by default.
 const PATIENT: &str =
@@ -53,13 +57,15 @@ struct Scene {
     stage: Stage,
     _link: Impairer,
     _standing: Client,
-    _answering: Client,
+    answering: Client,
     sender: Client,
     asker: Client,
     to_standing: Destination,
     to_answering: Destination,
     _served: JoinHandle<u64>,
     resident_at_first: [u64; 2],
+    /// Requests asked so far.
+    asked: AtomicU64,
 }
 
 impl Scene {
@@ -89,10 +95,11 @@ impl Scene {
         Self {
             _served: answer(&answering, "at once"),
             resident_at_first: ["r1", "r2"].map(|router| resident(&stage, router)),
+            asked: AtomicU64::new(0),
             stage,
             _link: link,
             _standing: standing,
-            _answering: answering,
+            answering,
             sender,
             asker,
             to_standing,
@@ -109,9 +116,29 @@ impl Scene {
             let payload = traffic::payload((0, n), 100);
             let reply = flow.request(payload).await.expect("answered");
             assert_eq!(&reply.payload()[..], b"at once");
+            self.asked.fetch_add(1, Ordering::Relaxed);
             longest = longest.max(begun.elapsed());
         }
         longest
+    }
+
+    /// What those count who have nothing to do with the standing receiver, once nothing of theirs is under way.
+    async fn others(&self) -> Others {
+        Others::look(&self.stage, &self.asker, &self.answering).await
+    }
+
+    /// Nothing but their own requests has changed any counter of the others: `before` is from when nobody stood yet.
+    async fn check_others(&self, before: &Others, dropped: &[&str]) {
+        let asked = self.asked.load(Ordering::Relaxed);
+        let begun = Instant::now();
+        // The last receipts may still be under way.
+        let mut counted = self.others().await.since(before);
+        while !counted.is_of(asked) && begun.elapsed() < SETTLED {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            counted = self.others().await.since(before);
+        }
+        eprintln!("of {asked} requests: {counted:?}");
+        counted.check(asked, dropped);
     }
 
     /// What the routers hold is within their budget; `beside` the queues they may grow by this many bytes.
@@ -185,7 +212,7 @@ fn overloaded(client: &Client) -> JoinHandle<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standing_receiver_of_small_messages_costs_bounded_memory_and_holds_up_nobody() {
     let scene = Scene::set(next_to_nothing(), Duration::ZERO, STREAMS).await;
-    let noticed = overloaded(&scene.sender);
+    let (noticed, before) = (overloaded(&scene.sender), scene.others().await);
     let options = FlowOptions::default().congestion(CongestionAction::Drop);
     let (sender, to) = (scene.sender.clone(), scene.to_standing);
     // 40 MB of payload: far more than all queues and windows on the way hold.
@@ -211,6 +238,7 @@ async fn a_standing_receiver_of_small_messages_costs_bounded_memory_and_holds_up
     scene.hears(noticed).await;
     longest = longest.max(within("requests are answered", scene.ask(100)).await);
     scene.check_memory(BESIDE_BYTES_MAX).await;
+    scene.check_others(&before, &["overloaded"]).await;
     eprintln!(
         "the longest request took {longest:?}; dropped {}, grown from {:?} to {:?}",
         scene.dropped("overloaded").await,
@@ -222,6 +250,7 @@ async fn a_standing_receiver_of_small_messages_costs_bounded_memory_and_holds_up
 
 /// Sends `count` bulk messages of `bytes` to the standing receiver, then asks the other for a while.
 async fn bulk_stands(scene: &Scene, count: u32, bytes: usize) {
+    let before = scene.others().await;
     let mut sending = JoinSet::new();
     for n in 0..count {
         let flow = scene.sender.flow(scene.to_standing, FlowOptions::default());
@@ -242,10 +271,7 @@ async fn bulk_stands(scene: &Scene, count: u32, bytes: usize) {
         scene.resident_at_first,
         ["r1", "r2"].map(|router| resident(&scene.stage, router)),
     );
-    for reason in ["unreachable", "peer_gone", "overloaded"] {
-        let dropped = scene.dropped(reason).await;
-        assert_eq!(dropped, 0.0, "dropped by {reason}");
-    }
+    scene.check_others(&before, &[]).await;
     assert!(longest < HELD_UP, "a request took {longest:?}");
 }
 
@@ -260,7 +286,7 @@ async fn bulk_messages_to_a_standing_receiver_do_not_stop_the_lanes_of_the_link(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bulk_messages_to_a_standing_receiver_leave_streams_to_others() {
     let scene = Scene::set(next_to_nothing(), Duration::ZERO, BULKS as usize).await;
-    let noticed = overloaded(&scene.sender);
+    let (noticed, before) = (overloaded(&scene.sender), scene.others().await);
     for n in 0..BULKS {
         let flow = scene.sender.flow(scene.to_standing, FlowOptions::default());
         flow.send(traffic::payload((0, n), STANDS))
@@ -275,7 +301,12 @@ async fn bulk_messages_to_a_standing_receiver_leave_streams_to_others() {
             .await
             .expect("answered");
         assert_eq!(&reply.payload()[..], b"at once");
+        scene.asked.fetch_add(1, Ordering::Relaxed);
     }
+    // What r2 does not take is cut short at r1.
+    scene
+        .check_others(&before, &["overloaded", "cut_short"])
+        .await;
     assert!(scene.dropped("overloaded").await > 0.0);
     scene.check_memory(BESIDE_BYTES_MAX + BULK_BYTES_MAX).await;
 }
