@@ -8,8 +8,8 @@ use serde_json::json;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// A router of its own at full speed over a path that loses packets, with tables rewritten twice a second and peers that come
-/// and die each second. At the end the books must balance: what was sent was received, noticed, or dropped and counted by
+/// A router of its own at full speed over a path that loses packets, with bulk messages, datagrams and a group beside the lanes,
+/// tables rewritten twice a second and peers that come and die each second. At the end the books must balance: what was sent was received, noticed, or dropped and counted by
 /// reason; nothing twice, nothing changed; no memory grown past warm-up.
 ///
 /// Exit code: 0 all rules hold, 1 an error, 5 a rule does not hold.
