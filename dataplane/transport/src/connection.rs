@@ -101,6 +101,8 @@ pub(crate) struct Connection {
     unanswered: u32,
     /// Something for the owner was among them, which may be answered.
     pub(crate) brought: bool,
+    /// Packets in a row, keepalives mostly, to which there was nothing to say but an acknowledgement.
+    bare: u8,
     /// When an acknowledgement that waits for company is sent alone.
     acknowledge_at: Option<Instant>,
 }
@@ -116,6 +118,10 @@ const STOP_LOOK_STREAMS: usize = 32;
 
 /// How long an acknowledgement waits for something to travel with; well below the delay that we announce.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(1);
+
+/// QUIC remembers acknowledgements that it sent until they are acknowledged themselves, and of its own accord asks for that
+/// after 24: some 400 bytes each, which an idle peer would cost for ever. So one of eight asks (RFC 9000 section 13.2.4).
+const BARE_MAX: u8 = 7;
 
 /// QUIC's smallest packet size, which every path carries.
 pub(crate) const UDP_PAYLOAD_MIN: usize = 1_200;
@@ -170,6 +176,7 @@ impl Connection {
             fresh: true,
             goodbyes: 0,
             unanswered: 0,
+            bare: 0,
             brought: false,
             acknowledge_at: None,
         }
@@ -369,6 +376,19 @@ impl Connection {
         may
     }
 
+    /// Packets came: has the acknowledgement of every so many keepalives acknowledged.
+    pub(crate) fn ask_for_acknowledgement(&mut self) {
+        if self.dialled || self.brought || !self.is_up() || !self.tx.acknowledged() {
+            self.bare = 0;
+            return;
+        }
+        self.bare += 1;
+        if self.bare == BARE_MAX {
+            self.bare = 0;
+            let _ = self.quic.send_ack_eliciting();
+        }
+    }
+
     /// There is more to say than an acknowledgement.
     pub(crate) fn say_soon(&mut self) {
         self.unanswered = self.unanswered.saturating_add(2);
@@ -385,6 +405,10 @@ impl Connection {
         self.brought = false;
         self.acknowledge_at = None;
         self.fresh &= !self.is_up();
+        if self.tx.unacknowledged() {
+            // What acknowledges this acknowledges the rest.
+            self.bare = 0;
+        }
         if self.owed_since.is_none() && self.is_up() && self.tx.unacknowledged() {
             self.owed_since = Some(now);
         }
@@ -401,7 +425,7 @@ impl Connection {
             handshake,
             self.silence_at(config),
             self.keepalive_at(config),
-            self.stop_look_owed.then_some(self.next_stop_look),
+            (self.stop_look_owed && self.is_up()).then_some(self.next_stop_look),
             self.acknowledge_at,
         ]
         .into_iter()

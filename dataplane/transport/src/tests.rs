@@ -189,3 +189,27 @@ fn a_lane_with_nothing_to_send_holds_up_no_less_urgent_one() {
     assert_eq!(server.quic.stream_readable_next(), Some(urgent));
     assert_eq!(server.quic.stream_readable_next(), None);
 }
+
+/// QUIC alone asks after 24 of them, each of which it remembers until then.
+#[test]
+fn one_of_few_keepalives_has_the_acknowledgements_acknowledged() {
+    let mut pair = Pair::new(v4(), |config| {
+        config.keepalive = Some(Duration::from_millis(4));
+    });
+    let (to_client, to_server) = (pair.to_client, pair.to_server);
+    let sent = |peer: &mut support::Node, id| peer.endpoint.connection(id).quic.stats().sent;
+    let before = (
+        sent(&mut pair.client, to_server),
+        sent(&mut pair.server, to_client),
+    );
+    pair.drive("70 keepalives", |_, server| {
+        sent(server, to_client) >= before.1 + 70
+    });
+    let answered = sent(&mut pair.server, to_client) - before.1;
+    let said = sent(&mut pair.client, to_server) - before.0;
+    let acknowledged = said.saturating_sub(answered);
+    assert!(
+        (answered / 10..=answered / 5).contains(&acknowledged),
+        "{said} packets for {answered}"
+    );
+}

@@ -86,13 +86,31 @@ fn busy_polling_takes_what_comes_and_still_sleeps() {
                 .endpoint
                 .acked(server.endpoint.peers().next().expect("a peer"))
     });
-    // Sleeps to the end of a timeout that is longer than it looks; timers may end a wait sooner, then it goes on.
-    let until = Instant::now() + Duration::from_millis(30);
-    while Instant::now() < until {
-        let left = until.saturating_duration_since(Instant::now());
-        pair.server.tick(left);
+    // What a wait in silence costs: as long as it is to look, no longer, and next to nothing without.
+    for (busy_poll_ms, cpu_ms) in [(100, 30..=150), (0, 0..=20)] {
+        let busy_poll = Duration::from_millis(busy_poll_ms);
+        let mut pair = Pair::new(v4(), |config| config.busy_poll = busy_poll);
+        let to_server = pair.to_server;
+        pair.drive("silence", |client, _| client.endpoint.acked(to_server));
+        let (begun, before) = (Instant::now(), thread_cpu());
+        while begun.elapsed() < Duration::from_millis(400) {
+            // Timers may end a wait sooner, and the next one looks anew.
+            pair.server
+                .tick(Duration::from_millis(400) - begun.elapsed().min(Duration::from_millis(400)));
+        }
+        let spent = (thread_cpu() - before).as_millis();
+        assert!(
+            cpu_ms.contains(&spent),
+            "{busy_poll_ms} ms of looking: {spent} ms"
+        );
     }
-    assert!(pair.server.endpoint.peers().next().is_some());
+}
+
+/// CPU time of this thread.
+fn thread_cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("schedstat");
+    let ns = stat.split(' ').next().and_then(|ns| ns.parse().ok());
+    Duration::from_nanos(ns.expect("nanoseconds"))
 }
 
 #[test]

@@ -58,6 +58,7 @@ impl Core {
         let Some(connection) = self.table.slot(slot) else {
             return;
         };
+        connection.ask_for_acknowledgement();
         if connection.dirty || !connection.may_wait(now) {
             self.mark_dirty(slot);
             return;
