@@ -4,7 +4,7 @@
 Starts `caplane-load run --rate max` for each cell, samples the router's CPU clock with perf while it measures, and shares the
 CPU time of a message (from /proc) out over the programs' functions. Needs perf (Debian: linux-perf) and the right to use it.
 
-    benches/profile/profile.py target/release [--cells 64:1350,1024:16376] [--top 10]
+    benches/profile/profile.py target/release [--cells 64:1350,1024:16368] [--top 10]
 """
 
 import argparse
@@ -97,7 +97,7 @@ def main():
     """Measures all cells."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("programs", type=Path, help="the folder that caplane-load and caplane-router lie in")
-    parser.add_argument("--cells", default="64:1350,1024:1350,16384:1350,64:16376,1024:16376,16384:16376",
+    parser.add_argument("--cells", default="64:1350,1024:1350,16384:1350,64:16368,1024:16368,16384:16368",
                         help="payload bytes:largest UDP payload, ...")
     parser.add_argument("--top", type=int, default=0, help="print so many functions, too")
     arguments = parser.parse_args()

@@ -16,7 +16,8 @@ const INSTANCES: usize = 63;
 /// Until memory of handshakes has been given back.
 const SETTLE: Duration = Duration::from_secs(3);
 /// As agents of our client library: after half of the idle timeout.
-const KEEPALIVE: Duration = Duration::from_millis(ClientConfig::IDLE_TIMEOUT.as_millis() as u64 / 2);
+const KEEPALIVE: Duration =
+    Duration::from_millis(ClientConfig::IDLE_TIMEOUT.as_millis() as u64 / 2);
 /// The idle router is watched for two keepalives of each agent.
 const WATCH: Duration = KEEPALIVE.saturating_mul(2);
 /// Idle agents cost more once they are old: QUIC remembers up to 24 acknowledgements of keepalives.

@@ -25,7 +25,7 @@ use std::time::Duration;
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// Datagram sizes: what crosses any path, and what fits loopback.
-const PACKETS: [usize; 2] = [1_350, 16_376];
+const PACKETS: [usize; 2] = [1_350, 16_368];
 
 /// Who forwards.
 const HOPS: [&str; 4] = ["mio", "uring", "tokio-uring", "tokio-uring-told"];

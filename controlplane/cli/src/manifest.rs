@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use caplane_proto::v1;
 use caplane_proto::v1::entity::Entity as Kind;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use crate::failure::{Exit, Failure};
@@ -22,6 +22,8 @@ mod tests;
 const SHARED: &str = "shared";
 /// Weight of an agent that names none, as the controller has it.
 const WEIGHT_DEFAULT: u32 = 100;
+/// Cost of a link that names none, as the controller has it.
+const COST_DEFAULT: u32 = 1;
 
 /// How identities are written out: URIs as they are, names in the fabric's trust domain.
 pub trait Names {
@@ -83,7 +85,7 @@ struct Router {
 struct Link {
     a: Spanned<String>,
     b: Spanned<String>,
-    #[serde(default = "one")]
+    #[serde(default = "cost_default", deserialize_with = "cost")]
     cost: u32,
 }
 
@@ -91,10 +93,10 @@ struct Link {
 #[serde(deny_unknown_fields)]
 struct Agent {
     agent: Spanned<String>,
-    #[serde(default = "shared")]
+    #[serde(default = "shared", deserialize_with = "tenant")]
     tenant: String,
     card: Option<Spanned<PathBuf>>,
-    #[serde(default = "weight_default")]
+    #[serde(default = "weight_default", deserialize_with = "weight")]
     weight: u32,
     #[serde(default)]
     lease_seconds: u32,
@@ -105,7 +107,7 @@ struct Agent {
 #[serde(deny_unknown_fields)]
 struct Grant {
     agent: Spanned<String>,
-    #[serde(default = "shared")]
+    #[serde(default = "shared", deserialize_with = "tenant")]
     tenant: String,
     class: Spanned<String>,
     #[serde(default)]
@@ -116,7 +118,7 @@ struct Grant {
 #[serde(deny_unknown_fields)]
 struct Override {
     agent: Spanned<String>,
-    #[serde(default = "shared")]
+    #[serde(default = "shared", deserialize_with = "tenant")]
     tenant: String,
     skill: String,
     class: Spanned<String>,
@@ -134,22 +136,40 @@ struct Permission {
 #[serde(deny_unknown_fields)]
 struct Group {
     name: Spanned<String>,
-    #[serde(default = "shared")]
+    #[serde(default = "shared", deserialize_with = "tenant")]
     tenant: String,
     #[serde(default)]
     agents: Vec<Spanned<String>>,
 }
 
-fn one() -> u32 {
-    1
+// Defaults of what is left out, and of what is 0 or empty: to the controller that says the same.
+
+fn cost_default() -> u32 {
+    COST_DEFAULT
+}
+
+fn cost<'de, D: Deserializer<'de>>(given: D) -> Result<u32, D::Error> {
+    Ok(filled(u32::deserialize(given)?, 0, cost_default))
+}
+
+fn weight_default() -> u32 {
+    WEIGHT_DEFAULT
+}
+
+fn weight<'de, D: Deserializer<'de>>(given: D) -> Result<u32, D::Error> {
+    Ok(filled(u32::deserialize(given)?, 0, weight_default))
 }
 
 fn shared() -> String {
     SHARED.to_owned()
 }
 
-fn weight_default() -> u32 {
-    WEIGHT_DEFAULT
+fn tenant<'de, D: Deserializer<'de>>(given: D) -> Result<String, D::Error> {
+    Ok(filled(String::deserialize(given)?, String::new(), shared))
+}
+
+fn filled<T: PartialEq>(given: T, nothing: T, default: fn() -> T) -> T {
+    if given == nothing { default() } else { given }
 }
 
 /// A fault and the byte where it is.
@@ -317,7 +337,7 @@ impl Reader<'_> {
 
     fn permission(&self, permission: Permission) -> Result<Kind, Fault> {
         Ok(Kind::Permission(v1::Permission {
-            from: permission.from.into_inner(),
+            from: filled(permission.from.into_inner(), String::new(), shared),
             to: permission.to,
             class_path: permission
                 .class

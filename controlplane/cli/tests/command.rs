@@ -806,7 +806,8 @@ async fn changes_wait_to_be_confirmed_and_are_taken_back() {
     let _fabric = fabric(state).await;
     let within = ["--confirm-within", "300"];
     let add = |name| [&["tenant", "add", name][..], &within].concat();
-    let added = json(state, &add("t1"), "caplane.tenant/1");
+    let keyed = |name| [&add(name)[..], &["--idempotency-key", name]].concat();
+    let added = json(state, &keyed("t1"), "caplane.tenant/1");
     assert_eq!(added["pending"]["state"], "waiting");
     let id = added["pending"]["id"].as_str().expect("an id").to_owned();
     let error = refused(state, &add("t2"), 2);
@@ -827,10 +828,21 @@ async fn changes_wait_to_be_confirmed_and_are_taken_back() {
     let ended = json(state, &["commit", "cancel", &id], "caplane.commit/1");
     assert_eq!(ended["state"], "cancelled");
     refused(state, &["tenant", "remove", "t1"], 3);
+    // Asked once more it is not done again, and does not hold.
+    let error = refused(state, &keyed("t1"), 1);
+    assert!(error.contains("does not hold: cancelled by"), "{error}");
 
-    let added = json(state, &add("t3"), "caplane.tenant/1");
+    let added = json(state, &keyed("t3"), "caplane.tenant/1");
     let id = added["pending"]["id"].as_str().expect("an id").to_owned();
+    let again = json(state, &keyed("t3"), "caplane.tenant/1");
+    assert_eq!(again["pending"], added["pending"]);
     json(state, &["commit", "confirm", &id], "caplane.commit/1");
+    let again = caplane(state, &keyed("t3"));
+    let told = String::from_utf8_lossy(&again.stdout);
+    assert!(
+        told.contains(&format!("commit {id}: confirmed by ")),
+        "{told}"
+    );
     json(state, &["tenant", "remove", "t3"], "caplane.tenant/1");
     let all = json(state, &["commit", "list"], "caplane.commits/1");
     let states: Vec<&str> = all["commits"]
@@ -949,7 +961,9 @@ async fn a_file_is_made_true_and_compared() {
 name = "acme"
 [[agent]]
 agent = "teller"
+tenant = ""
 card = "teller.json"
+weight = 0
 [[agent]]
 agent = "desk"
 tenant = "acme"
@@ -958,7 +972,12 @@ agent = "teller"
 class = "*"
 [[group]]
 name = "tellers"
+tenant = ""
 agents = ["teller"]
+[[link]]
+a = "r1"
+b = "r2"
+cost = 0
 "#;
     let file = write(state, "fabric.toml", text);
     let differs = |arguments: &[&str]| {
@@ -1003,7 +1022,7 @@ agents = ["teller"]
     assert_eq!(applied["rollout"]["live"], 2);
     let shown = json(state, &["agent", "show", "teller"], "caplane.agent/1");
     assert_eq!(shown["agent"]["skills"][0]["granted"], true);
-    // Once more: it is so.
+    // Once more: it is so, also what is 0 or empty, for the default.
     let again = json(state, &apply, "caplane.applied/1");
     assert_eq!(again["changes"], Value::Array(Vec::new()));
     assert_eq!(

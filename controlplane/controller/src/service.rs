@@ -21,7 +21,7 @@ use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
-use crate::commit::{Committer, OpenError, State};
+use crate::commit::{CommitError, Committer, OpenError, State};
 use crate::config::ControllerConfig;
 use crate::knowledge::{Knowledge, KnowledgeError};
 use crate::northbound::{self, NorthboundService, OperatorsOnly};
@@ -53,6 +53,9 @@ pub enum StartError {
     /// The stored state.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A Write whose time was over while the controller was away still holds.
+    #[error("cannot roll back the commit that was not confirmed in time: {0}")]
+    Rollback(#[from] CommitError),
     /// A socket, folder or thread.
     #[error("cannot {operation} {place}: {source}")]
     System {
@@ -155,7 +158,7 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
     )
     .map_err(system("start", "the commit thread"))?;
     // Of while the controller was away: nobody is to see what is over already.
-    leases::expire_pending(&state, &committer).await;
+    leases::expire_pending(&state, &committer).await?;
     let north = bind(config.listen_northbound).await?;
     let south = bind(config.listen_southbound).await?;
     let addresses = Addresses {

@@ -62,6 +62,8 @@ fn of(kinds: &[Kind]) -> v1::WatchRequest {
 
 /// A watch, and what it told.
 struct Watch {
+    /// Everything was asked for.
+    initial: bool,
     stream: Streaming<v1::WatchResponse>,
     resume: String,
     generation: u64,
@@ -69,12 +71,19 @@ struct Watch {
 
 impl Watch {
     async fn open(operator: &mut NorthboundClient<Channel>, request: v1::WatchRequest) -> Self {
+        let initial = request.initial;
         let stream = operator.watch(request).await.expect("watches").into_inner();
         Self {
+            initial,
             stream,
             resume: String::new(),
             generation: 0,
         }
+    }
+
+    /// Not yet all that was asked for.
+    fn is_partial(&self) -> bool {
+        self.initial && self.resume.is_empty()
     }
 
     /// The next message; `None` = the stream is over.
@@ -87,7 +96,16 @@ impl Watch {
             }))
             | Some(Message::Synced(v1::WatchSynced { generation, resume })) => {
                 assert!(*generation >= self.generation, "it does not go back");
-                (self.generation, self.resume) = (*generation, resume.clone());
+                self.generation = *generation;
+                if self.is_partial() {
+                    let told = matches!(message, Some(Message::Synced(_)));
+                    assert_eq!(
+                        told,
+                        !resume.is_empty(),
+                        "only what is whole can be gone on from"
+                    );
+                }
+                self.resume = resume.clone();
             }
             _ => {}
         }

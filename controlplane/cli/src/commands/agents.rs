@@ -35,7 +35,7 @@ pub(super) async fn run(settings: &Settings, command: AgentCommand) -> Result<Ou
             let written = settings.api().await?.delete(Kind::Agent(key)).await?;
             let text = format!("withdrawn: {uri} {}\n", written::place(&written));
             let json = json!({ "uri": uri });
-            Ok(written::output("caplane.withdrawn/1", &written, json, text))
+            written::output("caplane.withdrawn/1", &written, json, text)
         }
     }
 }
@@ -76,7 +76,7 @@ async fn register(settings: &Settings, arguments: RegisterArguments) -> Result<O
         text.push_str("\nA skill waits: `caplane class find TEXT` shows classes, `caplane override add URI SKILL CLASS` puts it in one.\n");
     }
     let json = json!({ "agent": as_json(agent) });
-    Ok(written::output("caplane.agent/1", &written, json, text))
+    written::output("caplane.agent/1", &written, json, text)
 }
 
 /// Registers an agent and, when asked to, grants what its skills are classified as. One that is replaced keeps the grants

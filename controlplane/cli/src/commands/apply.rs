@@ -75,7 +75,7 @@ pub(super) async fn apply(
     };
     let text = format!("{}{}\n", lines(&changes), written::place(&written));
     let json = json!({ "changes": as_json(&changes) });
-    Ok(written::output("caplane.applied/1", &written, json, text))
+    written::output("caplane.applied/1", &written, json, text)
 }
 
 /// Says what `apply` would do, and what routers would get. An error when that is anything.
@@ -113,7 +113,7 @@ pub(super) async fn diff(
         rollout: None,
     };
     let json = json!({ "changes": as_json(&changes) });
-    written::output("caplane.diff/1", &written, json, lines(&changes)).print(as_json_text)?;
+    written::output("caplane.diff/1", &written, json, lines(&changes))?.print(as_json_text)?;
     let text = format!(
         "{} updates would make it so: `caplane apply`",
         changes.len()

@@ -18,12 +18,7 @@ pub(super) async fn add(
     let written = settings.api().await?.insert(entity).await?;
     let text = format!("added: {noun} {what} {}\n", written::place(&written));
     let json = json!({ "added": what });
-    Ok(written::output(
-        &format!("caplane.{noun}/1"),
-        &written,
-        json,
-        text,
-    ))
+    written::output(&format!("caplane.{noun}/1"), &written, json, text)
 }
 
 pub(super) async fn remove(
@@ -35,12 +30,7 @@ pub(super) async fn remove(
     let written = settings.api().await?.delete(key).await?;
     let text = format!("removed: {noun} {what} {}\n", written::place(&written));
     let json = json!({ "removed": what });
-    Ok(written::output(
-        &format!("caplane.{noun}/1"),
-        &written,
-        json,
-        text,
-    ))
+    written::output(&format!("caplane.{noun}/1"), &written, json, text)
 }
 
 pub(super) async fn list(

@@ -39,7 +39,7 @@ pub(super) async fn overrides(
                 told.skill_id, told.agent_uri, told.class_path
             );
             let json = json!({ "override": override_json(told) });
-            Ok(written::output("caplane.override/1", &written, json, text))
+            written::output("caplane.override/1", &written, json, text)
         }
         OverrideCommand::Remove { agent, skill } => {
             let what = format!("{skill} of {agent}");
@@ -98,7 +98,7 @@ pub(super) async fn groups(settings: &Settings, command: GroupCommand) -> Result
                 written::place(&written)
             );
             let json = json!({ "group": group_json(group) });
-            Ok(written::output("caplane.group/1", &written, json, text))
+            written::output("caplane.group/1", &written, json, text)
         }
         GroupCommand::Remove { name } => {
             let key = v1::Group {

@@ -32,7 +32,7 @@ pub(super) async fn routers(
             let place = written::place(&written);
             let text = format!("registered: router {name} as {uri} {place}\n");
             let json = json!({ "name": name, "uri": uri });
-            Ok(written::output("caplane.router/1", &written, json, text))
+            written::output("caplane.router/1", &written, json, text)
         }
     }
 }
@@ -119,7 +119,7 @@ pub(super) async fn links(settings: &Settings, command: LinkCommand) -> Result<O
             let place = written::place(&written);
             let text = format!("linked: {a} - {b} at cost {cost} {place}\n");
             let json = json!({ "a": a, "b": b, "cost": cost });
-            Ok(written::output("caplane.link/1", &written, json, text))
+            written::output("caplane.link/1", &written, json, text)
         }
         LinkCommand::Remove { a, b } => {
             let link = v1::Link {
@@ -130,7 +130,7 @@ pub(super) async fn links(settings: &Settings, command: LinkCommand) -> Result<O
             let written = api.delete(Kind::Link(link)).await?;
             let text = format!("removed: link {a} - {b} {}\n", written::place(&written));
             let json = json!({ "a": a, "b": b });
-            Ok(written::output("caplane.link/1", &written, json, text))
+            written::output("caplane.link/1", &written, json, text)
         }
         LinkCommand::List => {
             let read = api.read(ReadKind::Link, "").await?;

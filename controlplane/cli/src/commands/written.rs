@@ -2,12 +2,14 @@
 
 use caplane_client::Label;
 use caplane_proto::v1;
+use caplane_proto::v1::pending_commit::State;
 use caplane_proto::v1::resource::Resource as Body;
 use serde_json::{Value, json};
 
-use super::commits::{as_json, left};
+use super::commits::{as_json, left, standing};
 use super::rollout;
 use crate::api::Written;
+use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
 /// Entries of a dry run shown as text; JSON has all that the controller spells out.
@@ -23,22 +25,44 @@ pub(super) fn place(written: &Written) -> String {
     }
 }
 
-/// What must be done for a change to stay; empty when nothing.
-fn unless(written: &Written) -> String {
-    written
-        .pending
-        .as_ref()
-        .map_or_else(String::new, |pending| {
-            format!(
-                "taken back in {} unless confirmed: caplane commit confirm {}\n",
-                left(pending),
-                pending.id
-            )
-        })
+/// What must be done for a change to stay, or what became of it since; empty when nothing.
+///
+/// # Errors
+/// It was taken back: a request that is repeated is not done again.
+fn stays(written: &Written) -> Result<String, Failure> {
+    let Some(pending) = &written.pending else {
+        return Ok(String::new());
+    };
+    let id = &pending.id;
+    match pending.state() {
+        State::Waiting => Ok(format!(
+            "taken back in {} unless confirmed: caplane commit confirm {id}\n",
+            left(pending)
+        )),
+        State::Confirmed | State::Unspecified => {
+            Ok(format!("commit {id}: {}\n", standing(pending)))
+        }
+        State::Cancelled | State::Expired => {
+            let text = format!(
+                "commit {id}, of an earlier request with this key, does not hold: {}; write it again with another key",
+                standing(pending)
+            );
+            Err(Failure::new(Exit::Failed, text))
+        }
+    }
 }
 
 /// A command's own words, and what a dry run found.
-pub(super) fn output(schema: &str, written: &Written, mut json: Value, mut text: String) -> Output {
+///
+/// # Errors
+/// What was asked for was done by an earlier request with the same key, and taken back since.
+pub(super) fn output(
+    schema: &str,
+    written: &Written,
+    mut json: Value,
+    mut text: String,
+) -> Result<Output, Failure> {
+    let stays = stays(written)?;
     if let Value::Object(fields) = &mut json {
         fields.insert("generation".to_owned(), written.generation.into());
         if written.repeated {
@@ -59,11 +83,11 @@ pub(super) fn output(schema: &str, written: &Written, mut json: Value, mut text:
     if let Some(diff) = &written.dry_run {
         text.push_str(&describe(diff));
     }
-    text.push_str(&unless(written));
+    text.push_str(&stays);
     if let Some(summary) = &written.rollout {
         text.push_str(&rollout::reach(summary));
     }
-    Output::new(schema, json, text)
+    Ok(Output::new(schema, json, text))
 }
 
 fn describe(diff: &[v1::RouterDiff]) -> String {
@@ -171,6 +195,45 @@ fn entry_json(resource: &v1::Resource) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repeated_write_says_what_became_of_it() {
+        let said = |state: State| {
+            let written = Written {
+                entity: v1::entity::Entity::Tenant(v1::Tenant::default()),
+                generation: 41,
+                dry_run: None,
+                repeated: true,
+                pending: Some(v1::PendingCommit {
+                    id: "41".into(),
+                    state: state.into(),
+                    ended_generation: 43,
+                    ended_by: "ada".into(),
+                    ..v1::PendingCommit::default()
+                }),
+                rollout: None,
+            };
+            stays(&written)
+        };
+        let text = said(State::Waiting).expect("holds");
+        assert_eq!(
+            text,
+            "taken back in 0 s unless confirmed: caplane commit confirm 41\n"
+        );
+        let text = said(State::Confirmed).expect("holds");
+        assert_eq!(text, "commit 41: confirmed by ada in generation 43\n");
+        for (state, words) in [
+            (State::Cancelled, "cancelled by ada in generation 43"),
+            (
+                State::Expired,
+                "not confirmed in time, taken back in generation 43",
+            ),
+        ] {
+            let failure = said(state).expect_err("does not hold");
+            assert_eq!(failure.exit, Exit::Failed);
+            assert!(failure.text.contains(words), "{failure}");
+        }
+    }
 
     fn entry(name: &str, before: bool, after: bool) -> v1::EntryDiff {
         let there = |there: bool| there.then(v1::Resource::default);

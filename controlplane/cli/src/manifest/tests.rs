@@ -153,6 +153,36 @@ fn a_file_is_made_true_once() {
 }
 
 #[test]
+fn nothing_said_and_0_or_empty_are_the_same() {
+    let zeros = good(
+        r#"
+link = [{ a = "r1", b = "r2", cost = 0 }]
+agent = [{ agent = "a", tenant = "", weight = 0 }]
+grant = [{ agent = "a", tenant = "", class = "*", weight = 0 }]
+override = [{ agent = "a", tenant = "", skill = "s", class = "travel" }]
+permission = [{ from = "", to = "acme", class = "" }]
+group = [{ name = "g", tenant = "", agents = ["a"] }]
+"#,
+    );
+    let nothing = good(
+        r#"
+link = [{ a = "r1", b = "r2" }]
+agent = [{ agent = "a" }]
+grant = [{ agent = "a", class = "*" }]
+override = [{ agent = "a", skill = "s", class = "travel" }]
+permission = [{ from = "shared", to = "acme" }]
+group = [{ name = "g", agents = ["a"] }]
+"#,
+    );
+    // As the controller keeps them: nothing is left to do.
+    let there = after(&[], &nothing.plan(Vec::new(), false));
+    assert_eq!(words(&zeros.plan(there, true)), Vec::<String>::new());
+    assert_eq!(zeros, nothing);
+    let failure = parsed("[[link]]\na = \"r1\"\nb = \"r2\"\ncost = -1").expect_err("negative");
+    assert!(failure.text.contains("fabric.toml:4:8: "), "{failure}");
+}
+
+#[test]
 fn what_goes_is_only_what_the_file_has_a_say_in() {
     let there = after(&[], &good(FABRIC).plan(Vec::new(), false));
     // It says nothing of agents: their grants stay, and so do links and routers.

@@ -26,6 +26,8 @@ pub const WAIT_DEFAULT_SECONDS: u32 = 600;
 pub const WAIT_MAX_SECONDS: u32 = 86_400;
 /// Largest stored undo (bytes).
 pub const UNDO_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Tag and length of each of its parts (bytes).
+const PART_BYTES: usize = 6;
 /// Ended ones remembered; the oldest falls out.
 pub const ENDED_MAX: usize = 16;
 
@@ -104,12 +106,13 @@ pub fn hold(
     wait: &Wait,
     stored_card: impl Fn(u32) -> Result<Option<Vec<u8>>, String>,
 ) -> Result<Option<Arc<PendingRecord>>, Refusal> {
-    let cards = cards_before(tx, start, stored_card)?;
-    let undo = undo_since(tx.rib, start.mark, &cards);
+    let mut room = Room(UNDO_BYTES_MAX);
+    let cards = cards_before(tx, start, &mut room, stored_card)?;
+    let undo = undo_since(tx.rib, start.mark, &cards, &mut room)?;
     if undo.is_empty() {
         return Ok(None);
     }
-    let record = PendingRecord {
+    let record = Arc::new(PendingRecord {
         generation: tx.generation,
         caller: wait.caller.clone(),
         deadline_unix_ms: end_of(tx, wait.seconds),
@@ -117,57 +120,122 @@ pub fn hold(
         cards,
         undo,
         ..PendingRecord::default()
-    };
-    if record.encoded_len() > UNDO_BYTES_MAX {
-        return Err(Refusal::new(
-            Fault::Full,
-            "confirm",
-            format!("{} bytes", record.encoded_len()),
-            "is more than is kept to undo a batch",
-            format!(
-                "write in several batches, each of which undoes at most {UNDO_BYTES_MAX} bytes"
-            ),
-        ));
-    }
-    let record = Arc::new(record);
+    });
     tx.rib.put(Object::Pending(record.clone()));
     Ok(Some(record))
 }
 
-/// Every object changed since `mark`, as it was; agents also when no more than their card was.
-fn undo_since(rib: &Rib, mark: Mark, cards: &[UndoCard]) -> Vec<UndoRecord> {
-    let cards: BTreeSet<u32> = cards.iter().map(|card| card.number).collect();
-    let other_card = |object: Option<&Object>| match object {
-        Some(Object::Agent(agent)) => cards.contains(&agent.number),
-        _ => false,
-    };
-    let mut first: BTreeMap<&ObjectKey, Option<&Object>> = BTreeMap::new();
+/// Bytes that an undo may still have: counted while it is read, so that one that is too large is not read whole.
+struct Room(usize);
+
+impl Room {
+    fn take(&mut self, part: &impl Message) -> Result<(), Refusal> {
+        let left = self.0.checked_sub(part.encoded_len() + PART_BYTES);
+        self.0 = left.ok_or_else(|| {
+            Refusal::new(
+                Fault::Full,
+                "confirm",
+                format!("more than {UNDO_BYTES_MAX} bytes"),
+                "is more than is kept to undo a batch",
+                format!(
+                    "write in several batches, each of which undoes at most {UNDO_BYTES_MAX} bytes"
+                ),
+            )
+        })?;
+        Ok(())
+    }
+}
+
+/// Every object written since `mark` but for what is reported, as it was.
+fn before_since(rib: &Rib, mark: Mark) -> BTreeMap<&ObjectKey, Option<&Object>> {
+    let mut first = BTreeMap::new();
     for (key, before) in rib.written_since(mark) {
         if !is_reported(key) {
             first.entry(key).or_insert(before);
         }
     }
-    let changed = first.into_iter().filter_map(|(key, before)| {
+    first
+}
+
+/// Every object changed since `mark`, as it was; agents also when no more than their card was.
+fn undo_since(
+    rib: &Rib,
+    mark: Mark,
+    cards: &[UndoCard],
+    room: &mut Room,
+) -> Result<Vec<UndoRecord>, Refusal> {
+    let cards: BTreeSet<u32> = cards.iter().map(|card| card.number).collect();
+    let other_card = |object: Option<&Object>| match object {
+        Some(Object::Agent(agent)) => cards.contains(&agent.number),
+        _ => false,
+    };
+    let mut changed = Vec::new();
+    for (key, before) in before_since(rib, mark) {
         let after = rib.object(key);
-        let changed = !same(before, after.as_ref()) || other_card(before);
-        changed.then(|| UndoRecord {
+        if same(before, after.as_ref()) && !other_card(before) {
+            continue;
+        }
+        let undo = UndoRecord {
             key: key.to_bytes(),
             before: before.map(Object::to_bytes),
             left: after.is_some(),
-        })
-    });
-    changed.collect()
+            lease_kept: lease(before, after.as_ref()) == Lease::Kept,
+        };
+        room.take(&undo)?;
+        changed.push(undo);
+    }
+    Ok(changed)
 }
 
-/// Every card changed since `start`, as it was.
+/// What became of an agent's lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lease {
+    /// It has one, begun before and no shorter.
+    Kept,
+    /// It has one that began or is shorter now.
+    Hurried,
+    /// It has none, or is not there, or not the same any more.
+    None,
+}
+
+fn lease(before: Option<&Object>, after: Option<&Object>) -> Lease {
+    match (before, after) {
+        (Some(Object::Agent(before)), Some(Object::Agent(after)))
+            if before.number == after.number && after.lease_seconds > 0 =>
+        {
+            if (1..=after.lease_seconds).contains(&before.lease_seconds) {
+                Lease::Kept
+            } else {
+                Lease::Hurried
+            }
+        }
+        _ => Lease::None,
+    }
+}
+
+/// Agents whose lease may end because of what was written since `mark`, by number.
+fn hurried(rib: &Rib, mark: Mark) -> BTreeSet<u32> {
+    let written = before_since(rib, mark).into_iter();
+    let hurried = written.filter_map(|(key, before)| match (before, rib.object(key)) {
+        (Some(Object::Agent(agent)), after) if lease(before, after.as_ref()) == Lease::Hurried => {
+            Some(agent.number)
+        }
+        _ => None,
+    });
+    hurried.collect()
+}
+
+/// Every card changed since `start`, as it was, and of agents that may go meanwhile those that were not.
 fn cards_before(
     tx: &Transaction<'_>,
     start: Start,
+    room: &mut Room,
     stored_card: impl Fn(u32) -> Result<Option<Vec<u8>>, String>,
 ) -> Result<Vec<UndoCard>, Refusal> {
     let (earlier, own) = tx.cards.split_at(start.cards.min(tx.cards.len()));
     // Of several of one agent the last counts.
     let own: BTreeMap<u32, &Option<Vec<u8>>> = own.iter().map(|(n, card)| (*n, card)).collect();
+    let hurried = hurried(tx.rib, start.mark);
     let mut cards = Vec::new();
     for (number, after) in own {
         // Changes stored together with this one are not in the store yet.
@@ -184,8 +252,10 @@ fn cards_before(
                 )
             })?,
         };
-        if card != *after {
-            cards.push(UndoCard { number, card });
+        if card != *after || hurried.contains(&number) {
+            let undo = UndoCard { number, card };
+            room.take(&undo)?;
+            cards.push(undo);
         }
     }
     Ok(cards)

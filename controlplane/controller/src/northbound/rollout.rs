@@ -20,6 +20,9 @@ use crate::southbound::{RefusedEntry, RouterStatus, Sessions};
 /// Longest wait for a generation to be live (milliseconds).
 const WAIT_MAX_MS: u32 = 60_000;
 
+/// Refused entries that one answer tells, of all routers together: with their reasons they fit the 4 MiB that clients take.
+const REFUSED_TOLD_MAX: usize = 2_048;
+
 /// How long a Write waits to be live.
 pub(super) fn wait(ms: u32, dry_run: bool) -> Result<Option<Duration>, Refusal> {
     let told = |reason: &str, remedy: String| {
@@ -86,8 +89,9 @@ pub(super) async fn answer(
             }
             let routers = routers(rib, sessions, generation);
             let made = state.history().of(generation);
+            let mut room = REFUSED_TOLD_MAX;
             let told = routers.iter().map(|(router, standing, status)| {
-                let told = router_rollout(
+                let mut told = router_rollout(
                     sessions,
                     made.as_deref(),
                     generation,
@@ -95,13 +99,14 @@ pub(super) async fn answer(
                     *standing,
                     status,
                 );
-                v1::RouterRollout {
-                    refused: match standing {
-                        Standing::Refused => refusals(rib, state.knowledge(), &status.rejected),
-                        _ => Vec::new(),
-                    },
-                    ..told
+                if *standing == Standing::Refused {
+                    let (some, others) = status.rejected.split_at(room.min(status.rejected.len()));
+                    room -= some.len();
+                    told.refused = refusals(rib, state.knowledge(), some);
+                    let left_out = status.rejected_left_out + others.len();
+                    told.refused_left_out = u32::try_from(left_out).unwrap_or(u32::MAX);
                 }
+                told
             });
             let told: Vec<v1::RouterRollout> = told.collect();
             Ok((generation, routers, told))
@@ -208,9 +213,6 @@ fn router_rollout(
             let took = live.at.saturating_duration_since(made.at).as_micros();
             u64::try_from(took).unwrap_or(u64::MAX).max(1)
         });
-    }
-    if standing == Standing::Refused {
-        told.refused_left_out = u32::try_from(status.rejected_left_out).unwrap_or(u32::MAX);
     }
     told
 }

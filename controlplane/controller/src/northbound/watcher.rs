@@ -51,6 +51,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// When nothing of what is watched changed for so long, but other things did, a newer place to go on from is told.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// Longest wait for a reader to take the last message.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
 pub(super) type Stream = ReceiverStream<Result<v1::WatchResponse, Status>>;
 
 /// Why a watch ends.
@@ -101,7 +104,8 @@ pub(super) fn open(
             }))),
             End::Failed(status) => Err(status),
         };
-        let _ = outgoing.send(last).await;
+        // Who does not read learns it from the end of the stream.
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, outgoing.send(last)).await;
     });
     Ok(ReceiverStream::new(stream))
 }
@@ -124,6 +128,8 @@ struct Watcher {
     /// The same of what routers said, by the count of [`Sessions::changed_since`].
     at_status: u64,
     told_at: Instant,
+    /// Everything is still being told: who goes on from here would miss the rest.
+    partial: bool,
     /// Not yet sent.
     changes: Vec<v1::WatchChange>,
     bytes: usize,
@@ -146,6 +152,7 @@ impl Watcher {
             wanted,
             outgoing,
             told_at: Instant::now(),
+            partial: false,
             changes: Vec::new(),
             bytes: 0,
         }
@@ -163,6 +170,7 @@ impl Watcher {
         match begin {
             Begin::Now => {}
             Begin::Everything => {
+                self.partial = true;
                 for kind in self.wanted.kinds.clone() {
                     self.everything(kind).await?;
                 }
@@ -174,6 +182,7 @@ impl Watcher {
             }
         }
         self.what_changed(afresh).await?;
+        self.partial = false;
         self.send(Body::Synced(v1::WatchSynced {
             generation: self.at,
             resume: request::token(&self.state, self.at),
@@ -346,7 +355,10 @@ impl Watcher {
         let changes = std::mem::take(&mut self.changes);
         self.send(Body::Changes(v1::WatchChanges {
             generation,
-            resume: request::token(&self.state, generation),
+            resume: match self.partial {
+                true => String::new(),
+                false => request::token(&self.state, generation),
+            },
             changes,
         }))
         .await

@@ -48,6 +48,9 @@ pub struct UndoRecord {
     /// Whether it was there afterwards.
     #[prost(bool, tag = "3")]
     pub left: bool,
+    /// Of an agent: it has a lease, which the Write neither began nor shortened.
+    #[prost(bool, tag = "4")]
+    pub lease_kept: bool,
 }
 
 /// One card of a [`PendingRecord`].

@@ -73,7 +73,9 @@ impl Waiting {
             }
             Object::Grant(grant) => {
                 if !left {
-                    *self.grants.entry(grant.agent).or_default() += 1;
+                    *self.grants.entry(grant.agent.clone()).or_default() += 1;
+                    // With the agent its grants go, and this one could not come back alone.
+                    self.needed.insert(ObjectKey::Agent(grant.agent));
                 }
             }
             Object::Override(told) => {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::change::{attach, confirm, lease};
-use crate::commit::{Committer, State, now_unix_ms};
+use crate::commit::{CommitError, Committer, State, now_unix_ms};
 use crate::southbound::Sessions;
 
 /// Checks at least this often; more often when the lease is short.
@@ -30,7 +30,9 @@ pub(super) async fn keep(
         }
         expire_routers(&state, &committer, &sessions, router_lease).await;
         sessions.forget(|router| state.rib().router_by_label(router).is_some());
-        expire_pending(&state, &committer).await;
+        if let Err(error) = expire_pending(&state, &committer).await {
+            tracing::error!(event = "rollback_failed", %error);
+        }
         expire_agents(&state, &committer, &stop).await;
     }
 }
@@ -94,29 +96,32 @@ async fn expire_agents(state: &State, committer: &Committer, stop: &watch::Recei
 }
 
 /// Rolls back the Write that was not confirmed in time.
-pub(super) async fn expire_pending(state: &State, committer: &Committer) {
+///
+/// # Errors
+/// It still holds.
+pub(super) async fn expire_pending(
+    state: &State,
+    committer: &Committer,
+) -> Result<(), CommitError> {
     let deadline = state
         .rib()
         .waiting()
         .map(|waiting| waiting.record().deadline_unix_ms);
     if deadline.is_none_or(|deadline| deadline > now_unix_ms()) {
-        return;
+        return Ok(());
     }
-    match committer.change(confirm::expire).await {
-        Ok(done) => {
-            if let Some(record) = done.value {
-                tracing::warn!(
-                    event = "not_confirmed",
-                    commit = record.generation,
-                    who = record.caller,
-                    objects = record.objects,
-                    generation = done.generation,
-                    "rolled back",
-                );
-            }
-        }
-        Err(error) => tracing::error!(event = "rollback_failed", %error),
+    let done = committer.change(confirm::expire).await?;
+    if let Some(record) = done.value {
+        tracing::warn!(
+            event = "not_confirmed",
+            commit = record.generation,
+            who = record.caller,
+            objects = record.objects,
+            generation = done.generation,
+            "rolled back",
+        );
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -124,9 +129,41 @@ mod tests {
     use caplane_proto::v1;
     use caplane_proto::v1::entity::Entity as Body;
 
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use crate::change::{Atomicity, write};
-    use crate::testbed::{MemoryStore, agent_uri, checked, insert, knowledge};
+    use crate::service::StartError;
+    use crate::testbed::{MemoryStore, agent_uri, checked, insert, knowledge, tenant};
+
+    #[tokio::test]
+    async fn a_controller_that_cannot_roll_back_does_not_start() {
+        let store = Arc::new(MemoryStore::default());
+        let state = State::open(store.clone(), knowledge(), 1_000).expect("opens");
+        let (committer, _) = Committer::start(state.clone(), Box::new(|_| {})).expect("a thread");
+        let parsed = checked(&[insert(tenant("t"))]).expect("good");
+        let wait = confirm::Wait {
+            caller: "ada".into(),
+            seconds: 1,
+        };
+        let written = committer.change(move |tx| {
+            // Long ago: its time is over.
+            tx.now_unix_ms -= 10_000;
+            let start = confirm::Start::of(tx);
+            write::batch(tx, &parsed, Atomicity::AllOrNone)?;
+            confirm::hold(tx, start, &wait, |_| Ok(None))
+        });
+        written.await.expect("written").value.expect("waits");
+        store.failing.store(true, Ordering::SeqCst);
+        let error = expire_pending(&state, &committer).await;
+        let error = StartError::from(error.expect_err("the store fails"));
+        assert!(error.to_string().contains("told to fail"), "{error}");
+        assert!(state.rib().tenant("t").is_some(), "it holds");
+        store.failing.store(false, Ordering::SeqCst);
+        let done = expire_pending(&state, &committer).await;
+        done.expect("repaired");
+        assert!(state.rib().tenant("t").is_none());
+    }
 
     #[tokio::test]
     async fn all_whose_lease_ended_go_at_once_and_others_stay() {

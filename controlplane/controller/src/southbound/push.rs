@@ -95,9 +95,11 @@ impl Pusher {
                 self.service.sessions.accepted(self.label, offered);
                 continue;
             }
-            self.remember_rejection(offered, &answer);
-            // It keeps what it held; the next difference starts there, unless it does not hold that at all.
-            if answer.needs_snapshot && held > 0 {
+            // It keeps what it held; the next difference starts there, unless it does not hold that at all: then the last
+            // word on this generation is what it says of the snapshot.
+            let again = answer.needs_snapshot && held > 0;
+            self.note_rejection(offered, &answer, again);
+            if again {
                 (held, offered) = (0, 0);
             }
         }
@@ -217,7 +219,7 @@ impl Pusher {
         })?
     }
 
-    fn remember_rejection(&self, generation: u64, answer: &v1::TableAnswer) {
+    fn note_rejection(&self, generation: u64, answer: &v1::TableAnswer, again: bool) {
         let entries: Vec<RefusedEntry> = answer
             .rejected
             .iter()
@@ -231,9 +233,10 @@ impl Pusher {
             entries = entries.len(), needs_snapshot = answer.needs_snapshot,
             first = entries.first().map_or("", |entry| entry.reason.as_str()),
         );
-        self.service
-            .sessions
-            .rejected(self.label, generation, entries);
+        if !again {
+            let sessions = &self.service.sessions;
+            sessions.rejected(self.label, generation, entries);
+        }
     }
 }
 

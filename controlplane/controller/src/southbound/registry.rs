@@ -18,6 +18,9 @@ const VERDICTS_MAX: usize = 1_024;
 /// Entries of a refused generation that are kept.
 const REFUSED_MAX: usize = 256;
 
+/// Bytes of a refusal's reason that are kept.
+const REASON_BYTES_MAX: usize = 256;
+
 /// Generations of a router whose time of being live is kept.
 const LIVES_MAX: usize = 1_024;
 
@@ -128,6 +131,10 @@ impl Row {
         status.live_generation = live;
         status.pushed_generation = held;
         status.accepted_generation = held;
+        // It is asked anew.
+        status.rejected_generation = 0;
+        status.rejected.clear();
+        status.rejected_left_out = 0;
     }
 
     fn live(&mut self, live: LiveAt) {
@@ -352,7 +359,18 @@ impl Sessions {
         self.with(router, |row| row.status.pushed_generation = generation);
     }
 
-    pub(super) fn live(&self, router: Label, generation: u64, took_us: u64, now_unix_ms: u64) {
+    /// What a session that is not the router's newest still says is of no interest.
+    pub(super) fn live(
+        &self,
+        router: Label,
+        session: u64,
+        generation: u64,
+        took_us: u64,
+        now_unix_ms: u64,
+    ) {
+        if !self.is_latest(router, session) {
+            return;
+        }
         self.tell(router, |row| {
             row.live(LiveAt {
                 generation,
@@ -375,6 +393,11 @@ impl Sessions {
     pub(super) fn rejected(&self, router: Label, generation: u64, mut entries: Vec<RefusedEntry>) {
         let left_out = entries.len().saturating_sub(REFUSED_MAX);
         entries.truncate(REFUSED_MAX);
+        for entry in &mut entries {
+            let end = entry.reason.floor_char_boundary(REASON_BYTES_MAX);
+            entry.reason.truncate(end);
+            entry.reason.shrink_to_fit();
+        }
         self.tell(router, |row| {
             row.status.rejected_generation = generation;
             row.status.rejected = entries;
@@ -454,9 +477,9 @@ mod tests {
             sessions.live_at(router(), 5).is_none(),
             "it came in force unseen"
         );
-        sessions.live(router(), 7, 30, 1_000);
-        sessions.live(router(), 9, 40, 2_000);
-        sessions.live(router(), 9, 50, 3_000);
+        sessions.live(router(), first.id, 7, 30, 1_000);
+        sessions.live(router(), first.id, 9, 40, 2_000);
+        sessions.live(router(), first.id, 9, 50, 3_000);
         let at = |generation| {
             sessions
                 .live_at(router(), generation)
@@ -484,7 +507,9 @@ mod tests {
         sessions.begin(router(), "", 9, 9);
         assert_eq!(at(8), Some(2_000));
         // Another one holds it, and says that it is not in force.
-        sessions.begin(router(), "", 9, 0);
+        let last = sessions.begin(router(), "", 9, 0);
+        // What the session before still says comes too late.
+        sessions.live(router(), first.id, 9, 1, 3_500);
         let status = sessions.status(router());
         assert_eq!(
             (
@@ -494,7 +519,7 @@ mod tests {
             ),
             (0, 0, 0)
         );
-        sessions.live(router(), 9, 1, 4_000);
+        sessions.live(router(), last.id, 9, 1, 4_000);
         assert_eq!(at(8), Some(4_000));
     }
 
@@ -504,7 +529,7 @@ mod tests {
         let mut changes = sessions.changes();
         let entry = RefusedEntry {
             key: None,
-            reason: "r".into(),
+            reason: "é".repeat(REASON_BYTES_MAX),
         };
         sessions.rejected(router(), 3, vec![entry; REFUSED_MAX + 2]);
         let status = sessions.status(router());
@@ -513,12 +538,18 @@ mod tests {
             (status.rejected.len(), status.rejected_left_out),
             (REFUSED_MAX, 2)
         );
+        assert_eq!(status.rejected[0].reason.len(), REASON_BYTES_MAX);
         assert!(changes.has_changed().expect("open"));
         changes.mark_unchanged();
         sessions.accepted(router(), 4);
         let status = sessions.status(router());
         assert_eq!((status.rejected_generation, status.rejected.len()), (0, 0));
         assert!(changes.has_changed().expect("open"));
+
+        // Who comes back is asked anew.
+        sessions.rejected(router(), 5, Vec::new());
+        sessions.begin(router(), "", 4, 4);
+        assert_eq!(sessions.status(router()).rejected_generation, 0);
     }
 
     #[tokio::test]

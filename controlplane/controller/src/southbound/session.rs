@@ -206,7 +206,15 @@ impl Session {
                     let _ = answers.send(answer).await;
                 }
                 Some(FromRouter::Live(live)) => {
-                    sessions.live(label, live.generation, live.took_us, now_unix_ms());
+                    let newest = self.service.state.committed().borrow().generation;
+                    if live.generation > newest {
+                        return Err(Status::invalid_argument(format!(
+                            "generation {} is not there yet: the newest is {newest}",
+                            live.generation
+                        )));
+                    }
+                    let (generation, took_us) = (live.generation, live.took_us);
+                    sessions.live(label, session, generation, took_us, now_unix_ms());
                 }
                 Some(FromRouter::Attachments(report)) => self.attachments(report, session).await,
                 Some(FromRouter::Resolve(relay)) => self.resolve(relay).await?,

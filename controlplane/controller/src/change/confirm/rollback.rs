@@ -21,8 +21,9 @@ pub(super) fn roll_back(tx: &mut Transaction<'_>, record: &PendingRecord) {
             continue;
         };
         let now = tx.rib.object(&key);
-        if let (true, None, Some(Object::Agent(agent))) = (undo.left, &now, &before) {
-            // Its lease ended meanwhile, and would have without this Write.
+        if let (true, None, Some(Object::Agent(agent))) = (undo.lease_kept, &now, &before) {
+            // Its lease ended meanwhile, and would have without this Write. One that ended by a lease of this Write comes
+            // back: when its own would have ended depends on who was attached meanwhile.
             stays_away.insert(agent.number);
             continue;
         }

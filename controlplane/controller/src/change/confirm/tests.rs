@@ -3,9 +3,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::change::{Atomicity, attach, write};
 use crate::compile::everything;
+use crate::record::GrantRecord;
 use crate::testbed::{
-    AGENTS, ROUTERS, agent, agent_uri, any_update, apply, attachment, change, checked, delete,
-    grant, insert, link, modify, objects, router, router_label, router_uri, tenant,
+    AGENTS, ROUTERS, agent, agent_uri, any_update, apply, attachment, card, change, checked,
+    delete, grant, insert, link, modify, objects, router, router_label, router_uri, tenant,
 };
 
 const NOW: u64 = 1_000;
@@ -205,21 +206,129 @@ fn what_routers_report_is_not_rolled_back() {
 #[test]
 fn an_agent_whose_lease_ended_meanwhile_stays_away() {
     let mut rib = Rib::new();
-    let leased = |weight| {
-        caplane_proto::v1::entity::Entity::Agent(caplane_proto::v1::Agent {
-            uri: agent_uri("a"),
-            lease_seconds: 1,
-            weight,
-            ..caplane_proto::v1::Agent::default()
-        })
-    };
-    apply(&mut rib, &[insert(leased(1))]).expect("written");
-    let id = written(&mut rib, &[modify(leased(2))]).expect("waits");
+    apply(&mut rib, &[insert(leased(1, 1))]).expect("written");
+    let id = written(&mut rib, &[modify(leased(1, 2))]).expect("waits");
     let (ended, _) =
         change(&mut rib, NOW + 2_000, crate::change::lease::expire_agents).expect("never fails");
     assert_eq!(ended, [agent_uri("a")]);
     change(&mut rib, NOW + 2_000, |tx| cancel(tx, id, "ada")).expect("cancelled");
     assert!(rib.agent(&agent_uri("a")).is_none());
+}
+
+fn leased(lease_seconds: u32, weight: u32) -> caplane_proto::v1::entity::Entity {
+    caplane_proto::v1::entity::Entity::Agent(caplane_proto::v1::Agent {
+        uri: agent_uri("a"),
+        card: card(&["book_hotel"]),
+        lease_seconds,
+        weight,
+        ..caplane_proto::v1::Agent::default()
+    })
+}
+
+/// Writes a batch on an agent with this lease, which ends a minute later; what is left of the agent when that is
+/// cancelled, and its card if it was pushed.
+fn after_its_lease_ended(
+    lease_seconds: u32,
+    batch: &[caplane_proto::v1::Update],
+) -> (Rib, u32, Option<Vec<u8>>) {
+    let mut rib = Rib::new();
+    apply(&mut rib, &[insert(leased(lease_seconds, 1))]).expect("written");
+    let number = rib.agent(&agent_uri("a")).expect("there").number;
+    let parsed = checked(batch).expect("good");
+    let wait = Wait {
+        caller: "ada".into(),
+        seconds: 600,
+    };
+    let stored = |of: u32| Ok((of == number).then(|| card(&["book_hotel"])));
+    let (record, _) = change(&mut rib, NOW, |tx| {
+        let start = Start::of(tx);
+        write::batch(tx, &parsed, Atomicity::AllOrNone)?;
+        hold(tx, start, &wait, stored)
+    })
+    .expect("goes on");
+    let id = record.expect("waits").generation;
+    let (ended, _) =
+        change(&mut rib, NOW + 61_000, crate::change::lease::expire_agents).expect("never fails");
+    assert_eq!(ended, [agent_uri("a")]);
+    let (mut cards, _) = change(&mut rib, NOW + 62_000, |tx| {
+        cancel(tx, id, "ada")?;
+        Ok(std::mem::take(&mut tx.cards))
+    })
+    .expect("cancelled");
+    cards.retain(|(of, _)| *of == number);
+    let card = cards.pop().and_then(|(_, card)| card);
+    (rib, number, card)
+}
+
+#[test]
+fn an_agent_whose_lease_ended_by_the_batch_comes_back() {
+    let again = [delete(leased(0, 0)), insert(leased(60, 1))];
+    for (before, batch) in [
+        // A lease began.
+        (0, &[modify(leased(60, 1))][..]),
+        // It is shorter.
+        (120, &[modify(leased(60, 1))]),
+        // Its time began anew, as another registration.
+        (0, &again),
+        (60, &again),
+    ] {
+        let (rib, number, stored) = after_its_lease_ended(before, batch);
+        let agent = rib.agent(&agent_uri("a")).expect("is back");
+        assert_eq!((agent.number, agent.lease_seconds), (number, before));
+        assert_eq!(agent.renewed_unix_ms, NOW + 62_000, "with all its time");
+        assert_eq!(agent.skills.len(), 1);
+        assert_eq!(stored, Some(card(&["book_hotel"])), "{before} {batch:?}");
+    }
+}
+
+#[test]
+fn an_agent_whose_own_lease_ended_stays_away() {
+    for (before, batch) in [(60, modify(leased(60, 2))), (30, modify(leased(60, 1)))] {
+        let (rib, _, stored) = after_its_lease_ended(before, &[batch]);
+        assert!(rib.agent(&agent_uri("a")).is_none(), "{before}");
+        assert_eq!(stored, None);
+    }
+}
+
+#[test]
+fn an_undo_that_is_too_large_is_not_read_whole() {
+    let mut rib = Rib::new();
+    let names: Vec<String> = (0..20).map(|i| format!("a{i}")).collect();
+    let setup: Vec<_> = names
+        .iter()
+        .map(|name| insert(agent(name, "", &[])))
+        .collect();
+    apply(&mut rib, &setup).expect("written");
+    let batch: Vec<_> = names
+        .iter()
+        .map(|name| modify(agent(name, "", &["book_hotel"])))
+        .collect();
+    let parsed = checked(&batch).expect("good");
+    let wait = Wait {
+        caller: "ada".into(),
+        seconds: 10,
+    };
+    let held = |rib: &mut Rib, bytes: usize| {
+        let read = std::cell::Cell::new(0);
+        let outcome = change(rib, NOW, |tx| {
+            let start = Start::of(tx);
+            write::batch(tx, &parsed, Atomicity::AllOrNone)?;
+            hold(tx, start, &wait, |_| {
+                read.set(read.get() + 1);
+                Ok(Some(vec![b' '; bytes]))
+            })
+        });
+        // Short, should it be shown.
+        let cards = outcome.map(|(record, _)| record.map(|record| record.cards.len()));
+        (cards, read.get())
+    };
+    let (refused, read) = held(&mut rib, UNDO_BYTES_MAX / 4);
+    let refusal = refused.expect_err("too large");
+    assert_eq!(refusal.fault, Fault::Full, "{refusal}");
+    assert_eq!(read, 4, "no more than it takes to know");
+    assert!(rib.waiting().is_none());
+    let (cards, read) = held(&mut rib, 1_024);
+    assert_eq!((cards.expect("fits"), read), (Some(20), 20));
 }
 
 #[test]
@@ -397,9 +506,28 @@ proptest! {
 #[test]
 fn a_grant_that_comes_back_finds_room() {
     let mut rib = Rib::new();
-    let path = |i: usize| ["travel", "travel/hotels", "finance"][i % 3];
-    apply(&mut rib, &[insert(grant("a", path(0)))]).expect("written");
-    written(&mut rib, &[delete(grant("a", path(0)))]).expect("waits");
-    assert_eq!(rib.grants_set_aside(&agent_uri("a")), 1);
-    assert_eq!(rib.grants_set_aside(&agent_uri("b")), 0);
+    apply(&mut rib, &[insert(grant("a", "travel"))]).expect("written");
+    // As many as there may be; the test taxonomy has not as many classes.
+    change(&mut rib, NOW, |tx| {
+        for i in 1..write::GRANTS_MAX {
+            tx.rib.put(Object::Grant(GrantRecord {
+                agent: agent_uri("a"),
+                class_path: format!("lost/{i}"),
+                ..GrantRecord::default()
+            }));
+        }
+        Ok(())
+    })
+    .expect("written");
+    let id = written(&mut rib, &[delete(grant("a", "travel"))]).expect("waits");
+    let refusal = apply(&mut rib, &[insert(grant("a", "finance"))]).expect_err("kept free");
+    assert_eq!(refusal.fault, Fault::Full, "{refusal}");
+    apply(&mut rib, &[insert(grant("b", "finance"))]).expect("another one's");
+    change(&mut rib, NOW, |tx| cancel(tx, id, "ada")).expect("cancelled");
+    assert!(rib.grant(&agent_uri("a"), "travel").is_some(), "is back");
+    assert_eq!(rib.grants_of(&agent_uri("a")).count(), write::GRANTS_MAX);
+    // Confirmed, the room is for others.
+    let id = written(&mut rib, &[delete(grant("a", "travel"))]).expect("waits");
+    change(&mut rib, NOW, |tx| confirm(tx, id, "ada")).expect("confirmed");
+    apply(&mut rib, &[insert(grant("a", "finance"))]).expect("there is room");
 }
