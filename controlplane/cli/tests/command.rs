@@ -908,15 +908,22 @@ async fn changes_are_watched() {
     let folder = tempfile::tempdir().expect("folder");
     let state = folder.path();
     let _fabric = fabric(state).await;
-    // Ends by itself: there is one tenant.
+    // Ends by itself, once everything has been told: there is one tenant.
     let first = ["watch", "tenant", "--initial", "--count", "1", "--json"];
     let output = caplane(state, &first);
     assert!(output.status.success(), "{output:?}");
-    let told: Value = serde_json::from_slice(&output.stdout).expect("one message");
-    assert_eq!(told["schema"], "caplane.watch/1");
-    assert_eq!(told["event"], "changes");
-    assert_eq!(told["changes"][0]["key"], "shared");
-    let resume = told["resume"].as_str().expect("a token").to_owned();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let told = told.lines().map(serde_json::from_str);
+    let told: Vec<Value> = told.collect::<Result<_, _>>().expect("messages");
+    let [changes, synced] = &told[..] else {
+        panic!("two messages: {told:?}");
+    };
+    assert_eq!(changes["schema"], "caplane.watch/1");
+    assert_eq!(changes["event"], "changes");
+    assert_eq!(changes["changes"][0]["key"], "shared");
+    assert_eq!(changes["resume"], "", "not everything was told yet");
+    assert_eq!(synced["event"], "synced");
+    let resume = synced["resume"].as_str().expect("a token").to_owned();
 
     json(state, &["tenant", "add", "t1"], "caplane.tenant/1");
     json(state, &["tenant", "add", "t2"], "caplane.tenant/1");
@@ -948,6 +955,8 @@ async fn changes_are_watched() {
     let error = refused(state, &["watch", "--resume", "other:1:0"], 1);
     assert!(error.contains("watch again with --initial"), "{error}");
     refused(state, &["watch", "--resume", "nonsense"], 2);
+    let empty = caplane(state, &["watch", "--resume", ""]);
+    assert_eq!(empty.status.code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

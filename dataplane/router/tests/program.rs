@@ -219,3 +219,62 @@ fn a_killed_router_starts_by_what_was_appended_to_its_table() {
     let session = controller.session();
     assert_eq!(session.open.held_generation, 2);
 }
+
+/// The processors that each worker of a running router may use, by its number.
+fn processors_of_workers(pid: u32, workers: usize) -> Vec<String> {
+    let field = |text: &str, name: &str| {
+        let mut lines = text.lines();
+        let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        found.unwrap_or_default().trim().to_owned()
+    };
+    let read = || {
+        let mut found = vec![None; workers];
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))
+            .ok()?
+            .flatten()
+        {
+            let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+            if let Some(number) = field(&status, "Name").strip_prefix("worker-") {
+                found[number.parse::<usize>().unwrap()] = Some(field(&status, "Cpus_allowed_list"));
+            }
+        }
+        found.into_iter().collect::<Option<Vec<_>>>()
+    };
+    let mut all = None;
+    wait_until("all workers run", || {
+        all = read();
+        all.is_some()
+    });
+    all.unwrap()
+}
+
+#[test]
+fn workers_are_pinned_in_turn_when_told_and_free_otherwise() {
+    const WORKERS: usize = 3;
+    let pki = Pki::new();
+    for pinned in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("router.toml");
+        let text = config_text(&pki, "r1", &["127.0.0.1:1".parse().unwrap()], "127.0.0.1:0");
+        let text = format!("workers = {WORKERS}\n{text}\n[io]\npin_workers = {pinned}\n");
+        std::fs::write(&path, text).unwrap();
+        let mut router = Running::start(&path);
+        addresses(folder.path());
+        let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+        let allowed: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
+            .filter(|cpu| allowed.is_set(*cpu))
+            .collect();
+        let mut seen = Vec::new();
+        // A worker pins itself first of all, but after it has its name.
+        wait_until("workers stand where they belong", || {
+            seen = processors_of_workers(router.0.id(), WORKERS);
+            let due = |at: usize| allowed[at % allowed.len()].to_string();
+            seen.iter().enumerate().all(|(at, cpus)| match pinned {
+                true => *cpus == due(at),
+                false => allowed.len() == 1 || *cpus != due(at),
+            })
+        });
+        router.terminate();
+        assert_eq!(router.exit_code(), 0, "{seen:?}");
+    }
+}

@@ -6,7 +6,8 @@ use clap::Args;
 const HELP: &str = "\
 One line a change: what is there now (+), or not any more (-). What changes faster than it is read is told once,
 as it is then. With --json one object of the form caplane.watch/1 a line: `changes`, `synced` when what was asked
-for at the start has been told, `gone` at the end when changes were missed. Each has `resume`, but for `gone`.
+for at the start has been told, `gone` at the end when changes were missed. Each has `resume`, but for `gone`; it is
+empty until all of --initial has been told.
 
   caplane watch router link                          from now on
   caplane watch agent --only <URI> --initial         first as it is
@@ -34,12 +35,11 @@ pub struct WatchArguments {
     #[arg(
         long,
         value_name = "TOKEN",
-        default_value = "",
-        hide_default_value = true,
+        value_parser = clap::builder::NonEmptyStringValueParser::new(),
         conflicts_with = "initial"
     )]
-    pub resume: String,
-    /// End after so many changes, or a few more that were told with them [default: until interrupted]
+    pub resume: Option<String>,
+    /// End after so many changes, or a few more that were told with them, but not before all of --initial [default: until interrupted]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 }

@@ -23,14 +23,16 @@ pub(super) async fn watch(
     let request = v1::WatchRequest {
         kinds: kinds.collect(),
         key: arguments.only.clone(),
-        resume: arguments.resume.clone(),
+        resume: arguments.resume.clone().unwrap_or_default(),
         initial: arguments.initial,
         omit_cards: true,
     };
     let mut watch = settings.api().await?.watch(request).await?;
     let mut left = arguments.count.unwrap_or(u64::MAX);
-    let mut resume = arguments.resume.clone();
-    while left > 0 {
+    let mut resume = arguments.resume.clone().unwrap_or_default();
+    // Before everything has been told there is nothing to go on from.
+    let mut partial = arguments.initial;
+    while left > 0 || partial {
         let message = tokio::select! {
             message = watch.next() => message?,
             _ = tokio::signal::ctrl_c() => return Ok(()),
@@ -44,7 +46,10 @@ pub(super) async fn watch(
                 left = left.saturating_sub(told.changes.len() as u64);
                 resume = told.resume;
             }
-            Message::Synced(told) => resume = told.resume,
+            Message::Synced(told) => {
+                resume = told.resume;
+                partial = false;
+            }
             Message::Gone(gone) => return Err(missed(&gone)),
         }
     }
