@@ -47,6 +47,9 @@ pub(crate) fn faults<'a>(runs: impl IntoIterator<Item = &'a Report>, loss: Loss)
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} messages {what}"))
         .collect();
+    if lost > 0 {
+        faults.extend(losses(&runs));
+    }
     let all = runs.len();
     let count = |of: &dyn Fn(&Report) -> bool| runs.iter().filter(|run| of(run)).count();
     for (verdict, what) in [
@@ -66,6 +69,30 @@ pub(crate) fn faults<'a>(runs: impl IntoIterator<Item = &'a Report>, loss: Loss)
         ));
     }
     faults
+}
+
+/// Of each run that lost messages: which (of how many routers, in the order that the row ran them), and what its senders were told.
+fn losses<'a>(runs: &'a [&Report]) -> impl Iterator<Item = String> + 'a {
+    let lossy = runs.iter().enumerate().filter(|(_, run)| run.lost > 0);
+    lossy.map(move |(n, run)| {
+        let told: Vec<String> = run
+            .notices
+            .iter()
+            .map(|(reason, count)| format!("{count} x {reason}"))
+            .collect();
+        let told = match &told[..] {
+            [] => "its senders were told nothing".to_owned(),
+            told => format!("its senders were told {}", told.join(", ")),
+        };
+        format!(
+            "run {} of {} ({}) lost {} of {}: {told}",
+            n + 1,
+            runs.len(),
+            run.target,
+            run.lost,
+            run.expected,
+        )
+    })
 }
 
 #[cfg(test)]

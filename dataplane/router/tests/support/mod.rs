@@ -45,7 +45,7 @@ pub fn start_router_at(
     Router::start(&config).unwrap()
 }
 
-/// A `router.toml`.
+/// A `router.toml`; more sections may follow it.
 pub fn config_text(pki: &pki::Pki, name: &str, controllers: &[SocketAddr], listen: &str) -> String {
     let files = pki.router(name);
     let addresses: Vec<String> = controllers.iter().map(|a| format!("\"{a}\"")).collect();
