@@ -13,7 +13,7 @@ use caplane_wire::{HEADER_LEN, Kind, LANE_MESSAGE_MAX, Label, message_len};
 use hdrhistogram::Histogram;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// What one receiver saw.
@@ -206,6 +206,8 @@ pub(super) struct Progress {
     /// Latency so far (ns), median and 99th percentile; 0 while there is none.
     pub(super) p50_ns: AtomicU64,
     pub(super) p99_ns: AtomicU64,
+    /// A sender has handed over all that was due, and `messages` counts it.
+    pub(super) done: AtomicBool,
 }
 
 /// How often percentiles are brought up to date: finding them walks the histogram.

@@ -394,7 +394,9 @@ impl Threads {
         let deadline = Instant::now() + plan.drain;
         let (mut last, mut since) = (self.received().0, Instant::now());
         let expected = || self.sent() * plan.copies();
-        while Instant::now() < deadline && last < expected() && !self.any_ended() {
+        // A turn of a sender that began within the window may end, and be counted, after it.
+        let all_come = |last| self.all_sent() && last >= expected();
+        while Instant::now() < deadline && !all_come(last) && !self.any_ended() {
             std::thread::park_timeout(Duration::from_millis(5));
             let left = deadline.saturating_duration_since(Instant::now());
             observer.moment(&self.moment(Phase::Drain, 0.0, left, plan));
@@ -402,13 +404,17 @@ impl Threads {
             if now != last {
                 (last, since) = (now, Instant::now());
             } else if since.elapsed() > DRAIN_SILENCE {
-                observer.note(&format!(
-                    "drain: {} messages did not come",
-                    expected() - last
-                ));
+                let missing = expected().saturating_sub(last);
+                observer.note(&format!("drain: {missing} messages did not come"));
                 return;
             }
         }
+    }
+
+    /// True when [`Threads::sent`] grows no more.
+    fn all_sent(&self) -> bool {
+        let done = |p: &Arc<Progress>| p.done.load(Ordering::Acquire);
+        self.sending.iter().all(done)
     }
 
     fn sent(&self) -> u64 {
@@ -476,4 +482,41 @@ fn tag(plan: &Plan) -> u32 {
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let salt = u64::from(std::process::id()) << 20 | run << 44;
     ((plan.seed ^ salt).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_ends_after_the_window_is_waited_for() {
+        let plan = Plan::one_to_one(1);
+        let mut threads = Threads::new(&plan);
+        let (sending, receiving) = (Arc::<Progress>::default(), Arc::<Progress>::default());
+        threads.sending.push(Arc::clone(&sending));
+        threads.receiving.push(Arc::clone(&receiving));
+        // All that is counted so far has come, but the sender is in the middle of a turn.
+        sending.messages.store(10, Ordering::Relaxed);
+        receiving.messages.store(10, Ordering::Relaxed);
+        struct Late(Arc<Progress>, Arc<Progress>, u32);
+        impl Observer for Late {
+            fn moment(&mut self, _: &Moment) {
+                self.2 += 1;
+                match self.2 {
+                    2 => {
+                        self.0.messages.store(438, Ordering::Relaxed);
+                        self.0.done.store(true, Ordering::Release);
+                    }
+                    4 => self.1.messages.store(438, Ordering::Relaxed),
+                    _ => {}
+                }
+            }
+            fn note(&mut self, line: &str) {
+                panic!("{line}");
+            }
+        }
+        let mut late = Late(sending, receiving, 0);
+        threads.drain(&plan, &mut late);
+        assert_eq!((threads.received().0, late.2), (438, 4));
+    }
 }

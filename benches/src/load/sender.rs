@@ -208,6 +208,9 @@ impl Sender {
             self.progress
                 .messages
                 .store(self.totals.sent, Ordering::Relaxed);
+            if self.has_sent_all(self.window.at(now)) {
+                self.progress.done.store(true, Ordering::Release);
+            }
             let wait = self.time_to_next(self.window.now());
             let wait = wait.min(Duration::from_millis(20));
             self.seat.endpoint.wait(Some(wait))?;
@@ -359,6 +362,16 @@ impl Sender {
             self.totals.sent_measured += messages as u64;
         }
         true
+    }
+
+    /// True when nothing is due any more and nothing waits, so that the turn at `now_ns` was the last with messages in it.
+    fn has_sent_all(&self, now_ns: u64) -> bool {
+        let end = self.measured.1 - self.start;
+        let since_start = now_ns.saturating_sub(self.start);
+        let has = |channel: &Channel| {
+            channel.waiting.is_none() && channel.schedule.next(since_start) >= end
+        };
+        self.channels.iter().all(has)
     }
 
     /// Zero when something may be sent at once.
