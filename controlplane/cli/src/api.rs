@@ -44,10 +44,10 @@ pub struct ApiCredentials {
 pub enum ApiError {
     /// No connection.
     #[error(
-        "cannot reach the controller at {address}: {cause}; check that it runs there and that your certificate comes from its authority"
+        "cannot reach the controller at {address}: {cause}; check that it runs there and that {}", ours(.address)
     )]
     Unreachable {
-        /// "host:port".
+        /// "host:port" or "unix:///path".
         address: String,
         /// The transport's words, innermost cause last.
         cause: String,
@@ -84,11 +84,19 @@ impl ApiError {
     }
 }
 
+/// What must be ours for a connection.
+fn ours(address: &str) -> &'static str {
+    match address.starts_with("unix:") {
+        true => "the socket is yours",
+        false => "your certificate comes from its authority",
+    }
+}
+
 /// What to do where the controller's own words cannot know.
 fn remedy(code: Code) -> &'static str {
     match code {
         Code::PermissionDenied | Code::Unauthenticated => {
-            "; use the certificate of an operator that the controller's configuration names"
+            "; use the certificate of somebody to whom the controller's configuration gives that role"
         }
         Code::Unavailable | Code::DeadlineExceeded => "; try again",
         _ => "",
@@ -124,10 +132,6 @@ impl Api {
     /// # Errors
     /// [`ApiError::Unreachable`].
     pub async fn connect(address: &str, credentials: &ApiCredentials) -> Result<Self, ApiError> {
-        let unreachable = |error: &dyn std::error::Error| ApiError::Unreachable {
-            address: address.to_owned(),
-            cause: causes(error),
-        };
         let tls = ClientTlsConfig::new()
             .domain_name(CONTROLLER_DNS)
             .ca_certificate(Certificate::from_pem(&credentials.roots_pem))
@@ -135,14 +139,34 @@ impl Api {
                 &credentials.chain_pem,
                 &credentials.key_pem,
             ));
-        let channel = Endpoint::from_shared(format!("https://{address}"))
-            .and_then(|endpoint| endpoint.tls_config(tls))
-            .map_err(|error| unreachable(&error))?
+        let endpoint = Endpoint::from_shared(format!("https://{address}"))
+            .and_then(|endpoint| endpoint.tls_config(tls));
+        Self::open(address, endpoint).await
+    }
+
+    /// Connects to a controller on this machine by its unix socket, "unix:///path": this user is who asks.
+    ///
+    /// # Errors
+    /// [`ApiError::Unreachable`].
+    pub async fn connect_local(address: &str) -> Result<Self, ApiError> {
+        Self::open(address, Endpoint::from_shared(address.to_owned())).await
+    }
+
+    async fn open(
+        address: &str,
+        endpoint: Result<Endpoint, tonic::transport::Error>,
+    ) -> Result<Self, ApiError> {
+        let unreachable = |error: tonic::transport::Error| ApiError::Unreachable {
+            address: address.to_owned(),
+            cause: causes(&error),
+        };
+        let channel = endpoint
+            .map_err(unreachable)?
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
             .connect()
             .await
-            .map_err(|error| unreachable(&error))?;
+            .map_err(unreachable)?;
         let client = NorthboundClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
         Ok(Self {
             client,
@@ -157,7 +181,7 @@ impl Api {
         Self { options, ..self }
     }
 
-    /// "host:port" of the controller.
+    /// "host:port" of the controller, or "unix:///path".
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address

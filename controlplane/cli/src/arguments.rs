@@ -82,12 +82,12 @@ pub struct Global {
         long,
         global = true,
         env = "CAPLANE_CONTROLLER",
-        value_name = "HOST:PORT"
+        value_name = "HOST:PORT|unix:///PATH"
     )]
     pub controller: Option<String>,
-    /// Operator whose certificate is used, `operator-<NAME>.pem` of the state folder
-    #[arg(long, global = true, default_value = "admin", value_name = "NAME")]
-    pub operator: String,
+    /// Operator whose certificate is used, `operator-<NAME>.pem` of the state folder [default: you, by the controller's unix socket where there is one, else admin]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub operator: Option<String>,
     /// Certificate chain (PEM), instead of the state folder's
     #[arg(long, global = true, value_name = "FILE")]
     pub chain: Option<PathBuf>,

@@ -217,6 +217,13 @@ impl Fabric {
         self.member(CONTROLLER)?.address(CONTROLLER, "northbound")
     }
 
+    /// Path of the unix socket of the controller's northbound API, where there is one.
+    #[must_use]
+    pub fn northbound_socket(&self) -> Option<&str> {
+        let controller = self.members.get(CONTROLLER)?;
+        controller.address(CONTROLLER, "northbound_unix").ok()
+    }
+
     /// Process id of a running child.
     ///
     /// # Errors

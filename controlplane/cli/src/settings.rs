@@ -8,6 +8,7 @@ use caplane_client::{Credentials, TrustBundle};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Api, ApiCredentials, WriteOptions};
+use crate::fabric::OPERATOR;
 use crate::failure::{Exit, Failure};
 use crate::pki::{CA_FILE, PemFiles, TRUST_DOMAIN};
 
@@ -25,6 +26,9 @@ pub struct FabricFile {
     pub pid: u32,
     /// "ip:port" of the northbound API.
     pub controller: String,
+    /// The same by its unix socket, "unix:///path".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller_local: Option<String>,
     /// Router name to "ip:port".
     pub routers: BTreeMap<String, String>,
     /// Trust domain of the certificates.
@@ -36,10 +40,11 @@ pub struct FabricFile {
 pub struct Settings {
     /// State folder.
     pub state: PathBuf,
-    /// "host:port" of the northbound API.
+    /// "host:port" of the northbound API, or "unix:///path".
     pub controller: Option<String>,
-    /// Operator's name: its files are `operator-<name>.pem` in the state folder.
-    pub operator: String,
+    /// Operator's name: its files are `operator-<name>.pem` in the state folder. `None` = [`OPERATOR`], or this user
+    /// where the fabric has a unix socket.
+    pub operator: Option<String>,
     /// Certificate chain instead of the state folder's.
     pub chain: Option<PathBuf>,
     /// Key instead of the state folder's.
@@ -93,12 +98,22 @@ impl Settings {
     pub async fn api(&self) -> Result<Api, Failure> {
         let address = match &self.controller {
             Some(address) => address.clone(),
-            None => self
-                .fabric()?
-                .map(|file| file.controller)
-                .ok_or_else(|| self.no_fabric("--controller HOST:PORT"))?,
+            None => {
+                let fabric = self.fabric()?;
+                let file = fabric.ok_or_else(|| self.no_fabric("--controller HOST:PORT"))?;
+                // Who names somebody else asks as that one.
+                let as_this_user =
+                    self.operator.is_none() && self.chain.is_none() && self.key.is_none();
+                let local = file.controller_local.filter(|_| as_this_user);
+                local.unwrap_or(file.controller)
+            }
         };
-        let files = self.files(&format!("operator-{}", self.operator));
+        if address.starts_with("unix:") {
+            let api = Api::connect_local(&address).await?;
+            return Ok(api.with_options(self.write.clone()));
+        }
+        let operator = self.operator.as_deref().unwrap_or(OPERATOR);
+        let files = self.files(&format!("operator-{operator}"));
         let credentials = ApiCredentials {
             chain_pem: read(&files.chain)?,
             key_pem: read(&files.key)?,
@@ -202,7 +217,7 @@ mod tests {
     fn settings(state: &Path) -> Settings {
         Settings {
             state: state.to_owned(),
-            operator: "admin".into(),
+            operator: Some("admin".into()),
             ..Settings::default()
         }
     }
@@ -224,6 +239,7 @@ mod tests {
             schema: FABRIC_SCHEMA.into(),
             pid: 1,
             controller: "127.0.0.1:1".into(),
+            controller_local: None,
             routers: [("r1".to_owned(), "127.0.0.1:2".to_owned())].into(),
             trust_domain: "example.org".into(),
         };

@@ -107,6 +107,9 @@ fn announce(fabric: &Fabric) -> Result<(), Failure> {
         schema: FABRIC_SCHEMA.to_owned(),
         pid: std::process::id(),
         controller: fabric.northbound_address()?.to_owned(),
+        controller_local: fabric
+            .northbound_socket()
+            .map(|path| format!("unix://{path}")),
         routers: Default::default(),
         trust_domain: fabric.authority().trust_domain().to_owned(),
     };

@@ -76,6 +76,8 @@ async fn fabric(folder: &Path) -> Fabric {
         schema: caplane::settings::FABRIC_SCHEMA.to_owned(),
         pid: std::process::id(),
         controller: fabric.northbound_address().expect("bound").to_owned(),
+        // Tests ask as the operator whose certificate lies there, unless they say otherwise.
+        controller_local: None,
         routers: routers.collect(),
         trust_domain: fabric.authority().trust_domain().to_owned(),
     };
@@ -1117,4 +1119,42 @@ fn shells_and_man_take_what_is_made_for_them() {
         "{man}"
     );
     refused(folder.path(), &["man", "--folder", "/proc/none"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_on_the_same_machine_ask_by_the_socket_of_the_fabric() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let fabric = fabric(state).await;
+    let socket = fabric.northbound_socket().expect("short enough");
+    let address = format!("unix://{socket}");
+    let by_flag = ["tenant", "add", "one", "--controller", &address];
+    assert!(caplane(state, &by_flag).status.success());
+    // As `caplane up` leaves it.
+    let file = state.join(caplane::settings::FABRIC_FILE);
+    let text = std::fs::read_to_string(&file).expect("there");
+    let mut content: Value = serde_json::from_str(&text).expect("JSON");
+    content["controller_local"] = address.into();
+    std::fs::write(&file, content.to_string()).expect("written");
+    let who = |arguments: &[&str]| {
+        let added = json(state, arguments, "caplane.tenant/1");
+        let generation = added["generation"].to_string();
+        let shown = ["generation", "show", &generation];
+        let shown = json(state, &shown, "caplane.rollout/1");
+        shown["origins"][0]["who"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let told = who(&["tenant", "add", "two"]);
+    assert!(told.starts_with("unix:uid/"), "{told}");
+    let told = who(&["tenant", "add", "three", "--operator", "admin"]);
+    assert_eq!(told, "spiffe://caplane.local/operator/admin");
+    let nobody = state.join("nobody.sock");
+    let nobody = format!("unix://{}", nobody.display());
+    let told = refused(state, &["tenant", "list", "--controller", &nobody], 6);
+    assert!(
+        told.contains("check that it runs there and that the socket is yours"),
+        "{told}"
+    );
 }

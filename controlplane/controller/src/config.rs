@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::access::Rule;
 use crate::salts::Salts;
 
 pub mod defaults;
 mod raw;
+mod roles;
 
 #[cfg(test)]
 mod tests;
@@ -29,8 +31,10 @@ pub struct ControllerConfig {
     pub listen_southbound: SocketAddr,
     /// Folder of `addresses.json`, and of the store unless told otherwise.
     pub state_dir: PathBuf,
-    /// Who may use the northbound API.
-    pub operators: Vec<UriPattern>,
+    /// Unix socket of the northbound API for this user and root; `None` = there is none.
+    pub listen_unix: Option<PathBuf>,
+    /// Who may use the northbound API, and as what.
+    pub roles: Vec<Rule>,
     /// Taxonomy files, joined; empty = the shipped one.
     pub taxonomy: Vec<PathBuf>,
     /// Salts of those whose agent identity codes are checked (`[acps] salts`).
@@ -85,6 +89,9 @@ pub struct Timers {
     pub drain_period: Duration,
 }
 
+/// What the names of local users begin with, where others have a URI.
+pub const LOCAL_USER: &str = "unix:uid/";
+
 /// One URI, or all that begin with a text ending in `/` (written with a `*` after it).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UriPattern {
@@ -93,11 +100,26 @@ pub struct UriPattern {
 }
 
 impl UriPattern {
-    /// Parses `spiffe://domain/operator/ada` or `spiffe://domain/operator/*`.
+    /// The holder of a process on this machine, by its user's number.
+    #[must_use]
+    pub fn local_user(uid: u32) -> Self {
+        Self {
+            text: format!("{LOCAL_USER}{uid}"),
+            prefix: false,
+        }
+    }
+
+    /// Parses `spiffe://domain/operator/ada`, `spiffe://domain/operator/*` or `unix:uid/1000`.
     ///
     /// # Errors
     /// What is wrong with the text, in words.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(uid) = text.strip_prefix(LOCAL_USER) {
+            let uid = uid.parse();
+            return uid
+                .map(Self::local_user)
+                .map_err(|_| format!("\"{text}\": write a user's number, \"{LOCAL_USER}1000\""));
+        }
         let (body, prefix) = match text.strip_suffix('*') {
             Some(body) => (body, true),
             None => (text, false),
@@ -120,6 +142,12 @@ impl UriPattern {
         })
     }
 
+    /// What sorts the more special of two patterns later: one name, else the longer text.
+    #[must_use]
+    pub fn speciality(&self) -> (bool, usize) {
+        (!self.prefix, self.text.len())
+    }
+
     /// Whether `uri` is one of those meant.
     #[must_use]
     pub fn matches(&self, uri: &str) -> bool {
@@ -128,6 +156,13 @@ impl UriPattern {
         } else {
             uri == self.text
         }
+    }
+}
+
+impl std::fmt::Display for UriPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)?;
+        f.write_str(if self.prefix { "*" } else { "" })
     }
 }
 

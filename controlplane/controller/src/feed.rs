@@ -4,7 +4,7 @@
 //! did, each entity once however often it changed. The ring waits for nobody: what falls off it is [`Gone`]. Refuses to
 //! know what entities say, who watches, and gRPC.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use caplane_wire::Label;
@@ -41,13 +41,54 @@ pub enum EntityKey {
     Pending(u64),
 }
 
+impl EntityKey {
+    /// Whether it belongs to no tenant.
+    #[must_use]
+    pub fn is_everybodys(&self) -> bool {
+        matches!(self, Self::Router(_) | Self::Link(..) | Self::Pending(_))
+    }
+}
+
+/// An entity that a generation changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Its key.
+    pub key: EntityKey,
+    /// Tenants it belonged to before, by name; none when it was not there or is everybody's.
+    pub owners: BTreeSet<String>,
+    /// It looks different; else only whose it is may have changed.
+    pub itself: bool,
+}
+
+/// What a generation changed, each entity once.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Changes(BTreeMap<EntityKey, (BTreeSet<String>, bool)>);
+
+impl Changes {
+    fn add(&mut self, key: EntityKey, owner: Option<String>, itself: bool) {
+        let (owners, is_itself) = self.0.entry(key).or_default();
+        owners.extend(owner);
+        *is_itself |= itself;
+    }
+
+    fn into_rows(self) -> Arc<[Changed]> {
+        let rows = self.0.into_iter();
+        rows.map(|(key, (owners, itself))| Changed {
+            key,
+            owners,
+            itself,
+        })
+        .collect()
+    }
+}
+
 /// What changed up to a generation.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Slice {
     /// The newest generation when this was asked.
     pub upto: u64,
-    /// What changed, each once.
-    pub keys: BTreeSet<EntityKey>,
+    /// What changed, each once, and whether who asked could see it before.
+    pub keys: BTreeMap<EntityKey, bool>,
 }
 
 /// Changes were forgotten, or are not of this store: everything must be read again.
@@ -73,7 +114,7 @@ pub struct ChangeFeed {
 #[derive(Debug)]
 struct Ring {
     /// Generations rising.
-    rows: VecDeque<(u64, Arc<[EntityKey]>)>,
+    rows: VecDeque<(u64, Arc<[Changed]>)>,
     keys: usize,
     oldest: u64,
     newest: u64,
@@ -123,8 +164,8 @@ impl ChangeFeed {
     }
 
     /// Adds what a generation changed, once it is durable.
-    pub(crate) fn push(&self, generation: u64, keys: BTreeSet<EntityKey>) {
-        let keys: Arc<[EntityKey]> = keys.into_iter().collect();
+    pub(crate) fn push(&self, generation: u64, changes: Changes) {
+        let keys = changes.into_rows();
         let mut ring = self.ring();
         ring.newest = generation;
         if keys.is_empty() {
@@ -140,14 +181,14 @@ impl ChangeFeed {
         }
     }
 
-    /// What of the `wanted` changed after a generation.
+    /// What of the `wanted` changed after a generation: of each, whether who asks could see it before.
     ///
     /// # Errors
     /// That is no longer known, or there was no such generation.
     pub fn since(
         &self,
         generation: u64,
-        wanted: impl Fn(&EntityKey) -> bool,
+        wanted: impl Fn(&Changed) -> Option<bool>,
     ) -> Result<Slice, Gone> {
         let (rows, upto) = {
             let ring = self.ring();
@@ -158,7 +199,7 @@ impl ChangeFeed {
                 });
             }
             let first = ring.rows.partition_point(|(of, _)| *of <= generation);
-            let rows: Vec<Arc<[EntityKey]>> = ring
+            let rows: Vec<Arc<[Changed]>> = ring
                 .rows
                 .range(first..)
                 .map(|(_, keys)| keys.clone())
@@ -166,87 +207,161 @@ impl ChangeFeed {
             (rows, ring.newest)
         };
         // Looked through without the ring: the writer does not wait for that.
-        let keys = rows.iter().flat_map(|keys| keys.iter());
-        let keys = keys.filter(|key| wanted(key)).cloned().collect();
+        let mut keys = BTreeMap::new();
+        for changed in rows.iter().flat_map(|rows| rows.iter()) {
+            if let Some(seen) = wanted(changed) {
+                *keys.entry(changed.key.clone()).or_default() |= seen;
+            }
+        }
         Ok(Slice { upto, keys })
     }
 }
 
-/// The entities that look different after what was done since `mark`: those written, and those that tell of them.
-pub(crate) fn changed(rib: &Rib, mark: Mark) -> BTreeSet<EntityKey> {
-    let gone_tenants: HashMap<u32, &str> = rib
-        .written_since(mark)
-        .filter_map(|(_, before)| match before {
-            Some(Object::Tenant(tenant)) => Some((tenant.id, tenant.name.as_str())),
-            _ => None,
-        })
-        .collect();
-    let tenant = |id: u32| {
-        let name = rib
-            .tenant_name(id)
-            .or_else(|| gone_tenants.get(&id).copied());
-        name.map_or_else(|| format!("#{id}"), str::to_owned)
-    };
-    let mut keys = BTreeSet::new();
-    for (key, before) in rib.written_since(mark) {
+/// The entities that look different after what was done since `mark`: those written, those that tell of them, and those
+/// that went to another tenant with their agent.
+pub(crate) fn changed(rib: &Rib, mark: Mark) -> Changes {
+    let before = Before::of(rib, mark);
+    let mut changes = Changes::default();
+    for (key, was) in rib.written_since(mark) {
         match key {
             ObjectKey::Counter(_) | ObjectKey::Request(..) => {}
             ObjectKey::Tenant(name) => {
-                keys.insert(EntityKey::Tenant(name.clone()));
+                let owner = was.map(|_| name.clone());
+                changes.add(EntityKey::Tenant(name.clone()), owner, true);
             }
-            ObjectKey::Agent(uri) => {
-                keys.insert(EntityKey::Agent(uri.clone()));
-            }
+            ObjectKey::Agent(uri) => agent(rib, &before, uri, was, &mut changes),
             ObjectKey::Grant(agent, path) => {
-                keys.insert(EntityKey::Grant(agent.clone(), path.clone()));
-                keys.extend(told_by(rib, agent));
+                let key = EntityKey::Grant(agent.clone(), path.clone());
+                told_by(rib, &before, key, agent, &mut changes);
             }
             ObjectKey::Override(agent, skill) => {
-                keys.insert(EntityKey::Override(agent.clone(), skill.clone()));
-                keys.extend(told_by(rib, agent));
+                let key = EntityKey::Override(agent.clone(), skill.clone());
+                told_by(rib, &before, key, agent, &mut changes);
             }
-            ObjectKey::Router(name) => {
-                keys.insert(EntityKey::Router(name.clone()));
-            }
+            ObjectKey::Router(name) => changes.add(EntityKey::Router(name.clone()), None, true),
             ObjectKey::Link(a, b) => {
-                keys.insert(EntityKey::Link(a.clone(), b.clone()));
+                changes.add(EntityKey::Link(a.clone(), b.clone()), None, true);
             }
             ObjectKey::Permission(from, to, path) => {
-                let key = EntityKey::Permission(tenant(*from), tenant(*to), path.clone());
-                keys.insert(key);
+                let (from, to) = (before.tenant(*from), before.tenant(*to));
+                let key = EntityKey::Permission(from.clone(), to.clone(), path.clone());
+                // It names its owners itself.
+                changes.add(key, None, true);
             }
             ObjectKey::Group(name) => {
-                keys.insert(EntityKey::Group(name.clone()));
+                let owner = match was {
+                    Some(Object::Group(group)) => Some(before.tenant(group.tenant)),
+                    _ => None,
+                };
+                changes.add(EntityKey::Group(name.clone()), owner, true);
             }
-            ObjectKey::Attachment(label) => attachment(rib, *label, before, &mut keys),
+            ObjectKey::Attachment(label) => attachment(rib, *label, was, &mut changes),
             ObjectKey::Pending(generation) => {
-                keys.insert(EntityKey::Pending(*generation));
+                changes.add(EntityKey::Pending(*generation), None, true);
             }
         }
     }
-    keys
+    changes
 }
 
-/// An agent's entity tells which of its skills are granted, and where they were put.
-fn told_by(rib: &Rib, agent: &str) -> Option<EntityKey> {
+/// What is looked up of the state as it was before the changes.
+struct Before<'a> {
+    rib: &'a Rib,
+    gone_tenants: HashMap<u32, &'a str>,
+    /// Tenants of the agents among the changes.
+    agents: HashMap<&'a str, BTreeSet<u32>>,
+}
+
+impl<'a> Before<'a> {
+    fn of(rib: &'a Rib, mark: Mark) -> Self {
+        let mut before = Self {
+            rib,
+            gone_tenants: HashMap::new(),
+            agents: HashMap::new(),
+        };
+        for (key, was) in rib.written_since(mark) {
+            match (key, was) {
+                (_, Some(Object::Tenant(tenant))) => {
+                    before.gone_tenants.insert(tenant.id, &tenant.name);
+                }
+                (ObjectKey::Agent(uri), was) => {
+                    let tenants = before.agents.entry(uri).or_default();
+                    if let Some(Object::Agent(agent)) = was {
+                        tenants.insert(agent.tenant);
+                    }
+                }
+                _ => {}
+            }
+        }
+        before
+    }
+
+    fn tenant(&self, id: u32) -> String {
+        let name = self.rib.tenant_name(id);
+        let name = name.or_else(|| self.gone_tenants.get(&id).copied());
+        name.map_or_else(|| format!("#{id}"), str::to_owned)
+    }
+
+    /// The tenants of an agent before.
+    fn owners(&self, uri: &str) -> BTreeSet<u32> {
+        if let Some(known) = self.agents.get(uri) {
+            return known.clone();
+        }
+        self.rib
+            .agent(uri)
+            .map(|agent| agent.tenant)
+            .into_iter()
+            .collect()
+    }
+}
+
+/// An agent; when it comes, goes or changes its tenant, so do its grants and overrides, for those who see that tenant.
+fn agent(rib: &Rib, before: &Before<'_>, uri: &str, was: Option<&Object>, changes: &mut Changes) {
+    let owner = match was {
+        Some(Object::Agent(agent)) => Some(agent.tenant),
+        _ => None,
+    };
+    let name = owner.map(|id| before.tenant(id));
+    changes.add(EntityKey::Agent(uri.to_owned()), name.clone(), true);
+    if owner == rib.agent(uri).map(|agent| agent.tenant) {
+        return;
+    }
+    for grant in rib.grants_of(uri) {
+        let key = EntityKey::Grant(grant.agent.clone(), grant.class_path.clone());
+        changes.add(key, name.clone(), false);
+    }
+    for told in rib.overrides_of(uri) {
+        let key = EntityKey::Override(told.agent.clone(), told.skill.clone());
+        changes.add(key, name.clone(), false);
+    }
+}
+
+/// A grant or an override; an agent's entity tells which of its skills are granted, and where they were put.
+fn told_by(rib: &Rib, before: &Before<'_>, key: EntityKey, agent: &str, changes: &mut Changes) {
+    // Also of agents that it was not told of by itself: whoever saw the agent saw it.
+    changes.add(key.clone(), None, true);
+    for owner in before.owners(agent) {
+        changes.add(key.clone(), Some(before.tenant(owner)), true);
+    }
     // Grants may stand before their agent.
-    rib.agent(agent)
-        .map(|agent| EntityKey::Agent(agent.uri.clone()))
+    if let Some(agent) = rib.agent(agent) {
+        changes.add(EntityKey::Agent(agent.uri.clone()), None, true);
+    }
 }
 
 /// An agent's entity tells its instances, a router's how many it has.
-fn attachment(rib: &Rib, label: u32, before: Option<&Object>, keys: &mut BTreeSet<EntityKey>) {
+fn attachment(rib: &Rib, label: u32, before: Option<&Object>, changes: &mut Changes) {
     let number = Label::from_bits(label).agent_number();
     // One that is gone is among the changes itself; so is a router.
     if let Some(agent) = rib.agent_by_number(number) {
-        keys.insert(EntityKey::Agent(agent.uri.clone()));
+        changes.add(EntityKey::Agent(agent.uri.clone()), None, true);
     }
     let now = rib.object(&ObjectKey::Attachment(label));
     for object in [before, now.as_ref()].into_iter().flatten() {
         if let Object::Attachment(record) = object
             && let Some(router) = rib.router_by_label(record.router())
         {
-            keys.insert(EntityKey::Router(router.name.clone()));
+            changes.add(EntityKey::Router(router.name.clone()), None, true);
         }
     }
 }

@@ -14,12 +14,14 @@
 //! | [`change`] | what may be changed and when that is refused |
 //! | [`resolve`] | the most suitable class or agent for a path, an id or a text |
 //! | [`explain`] | what would become of a message, and why |
-//! | [`northbound`], [`southbound`], [`tls`] | the shells: orchestrators, routers, mutual TLS |
+//! | [`access`] | who may call, write and see what |
+//! | [`northbound`], [`southbound`], [`tls`], [`unix`] | the shells: orchestrators, routers, mutual TLS, the local command |
 //! | [`service`] | starts and stops all of it |
 //!
 //! It refuses to know QUIC, message bytes and what an agent says: it never sees a message.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod card;
 pub mod change;
 pub mod classify;
@@ -42,6 +44,7 @@ pub mod store;
 pub mod tables;
 pub mod taxonomy;
 pub mod tls;
+pub mod unix;
 
 #[cfg(test)]
 mod testbed;

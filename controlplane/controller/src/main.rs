@@ -20,7 +20,8 @@ const EXAMPLE: &str = r#"A small controller.toml:
   listen_northbound = "127.0.0.1:7442"      # operators, orchestrators; port 0 = any free one
   listen_southbound = "0.0.0.0:7443"        # routers
   state_dir = "/var/lib/caplane/controller" # controller.redb, addresses.json
-  operators = ["spiffe://caplane.local/operator/*"]
+  listen_unix = "/run/caplane/c1.sock"      # commands on this machine; may be left out
+  operators = ["spiffe://caplane.local/operator/*"]   # administrators; see [[roles]] in the README for others
 
   [credentials]                             # made by `caplane pki`, or your own CA
   chain = "controller-c1.pem"

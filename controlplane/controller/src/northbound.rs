@@ -9,24 +9,25 @@ use std::sync::Arc;
 use caplane_proto::v1;
 use caplane_proto::v1::northbound_server::Northbound;
 use tokio::sync::{Semaphore, watch};
-use tonic::service::Interceptor;
 use tonic::{Request, Response, Status};
 
+use crate::access::Principal;
 use crate::commit::{Committer, State};
-use crate::config::UriPattern;
 use crate::resolve::resolve;
 use crate::southbound::Sessions;
-use crate::tls::PeerIdentity;
 
 mod confirm;
 mod errors;
 mod explain;
+mod guard;
 mod read;
 mod rehearsal;
 mod render;
 mod rollout;
 mod watcher;
 mod write;
+
+pub use guard::{Guard, Guarded};
 
 /// Largest request: as northbound.proto says of a batch.
 pub const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -63,39 +64,10 @@ impl NorthboundService {
     }
 }
 
-/// Lets operators pass, and nobody else.
-#[derive(Clone)]
-pub struct OperatorsOnly {
-    operators: Arc<[UriPattern]>,
-}
-
-impl OperatorsOnly {
-    /// Those whose URI is one of these.
-    #[must_use]
-    pub fn new(operators: &[UriPattern]) -> Self {
-        Self {
-            operators: operators.into(),
-        }
-    }
-}
-
-impl Interceptor for OperatorsOnly {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(peer) = request.extensions().get::<PeerIdentity>() else {
-            return Err(errors::nameless());
-        };
-        if self.operators.iter().any(|known| known.matches(&peer.uri)) {
-            return Ok(request);
-        }
-        tracing::warn!(event = "operator_unknown", uri = %peer.uri, address = %peer.address);
-        Err(errors::stranger(&peer.uri))
-    }
-}
-
-/// The URI of who asks.
-fn caller<T>(request: &Request<T>) -> String {
-    let peer = request.extensions().get::<PeerIdentity>();
-    peer.map_or_else(|| "?".into(), |peer| peer.uri.to_string())
+/// Who asks: the door let nobody pass without a name.
+fn caller<T>(request: &Request<T>) -> Result<Principal, Status> {
+    let principal = request.extensions().get::<Principal>();
+    principal.cloned().ok_or_else(errors::nameless)
 }
 
 #[tonic::async_trait]
@@ -104,8 +76,8 @@ impl Northbound for NorthboundService {
         &self,
         request: Request<v1::WriteRequest>,
     ) -> Result<Response<v1::WriteResponse>, Status> {
-        let who = caller(&request);
-        let response = write::write(self, who, request.into_inner()).await?;
+        let caller = caller(&request)?;
+        let response = write::write(self, caller, request.into_inner()).await?;
         Ok(Response::new(response))
     }
 
@@ -113,7 +85,11 @@ impl Northbound for NorthboundService {
         &self,
         request: Request<v1::RolloutRequest>,
     ) -> Result<Response<v1::RolloutResponse>, Status> {
-        let answer = rollout::answer(self, &request.into_inner()).await?;
+        let scope = caller(&request)?.scope;
+        let mut answer = rollout::answer(self, &request.into_inner()).await?;
+        if scope.is_bound() {
+            rollout::trim(&mut answer);
+        }
         Ok(Response::new(answer))
     }
 
@@ -121,8 +97,8 @@ impl Northbound for NorthboundService {
         &self,
         request: Request<v1::ConfirmRequest>,
     ) -> Result<Response<v1::ConfirmResponse>, Status> {
-        let who = caller(&request);
-        let response = confirm::confirm(self, who, request.into_inner()).await?;
+        let caller = caller(&request)?;
+        let response = confirm::confirm(self, caller, request.into_inner()).await?;
         Ok(Response::new(response))
     }
 
@@ -130,8 +106,9 @@ impl Northbound for NorthboundService {
         &self,
         request: Request<v1::ReadRequest>,
     ) -> Result<Response<v1::ReadResponse>, Status> {
+        let scope = caller(&request)?.scope;
         let request = request.into_inner();
-        let response = read::page(&self.state, &self.sessions, &request).await?;
+        let response = read::page(&self.state, &self.sessions, &scope, &request).await?;
         Ok(Response::new(response))
     }
 
@@ -141,9 +118,9 @@ impl Northbound for NorthboundService {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let who = caller(&request);
-        let stream = watcher::open(self, request.into_inner())?;
-        tracing::info!(event = "watch", %who);
+        let Principal { uri, scope, .. } = caller(&request)?;
+        let stream = watcher::open(self, scope, request.into_inner())?;
+        tracing::info!(event = "watch", who = %uri);
         Ok(Response::new(stream))
     }
 
@@ -151,8 +128,11 @@ impl Northbound for NorthboundService {
         &self,
         request: Request<v1::ResolveRequest>,
     ) -> Result<Response<v1::ResolveResponse>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let query = request.query.unwrap_or_default();
+        let may = caller.may_ask_as(&self.state.rib(), "asker", &request.asker);
+        may.map_err(|refusal| errors::refused(&refusal))?;
         let candidates =
             resolve(&self.state, &query, &request.asker).map_err(|r| errors::refused(&r))?;
         Ok(Response::new(v1::ResolveResponse {
@@ -165,7 +145,10 @@ impl Northbound for NorthboundService {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
+        let may = caller.may_ask_as(&self.state.rib(), "source", &request.source);
+        may.map_err(|refusal| errors::refused(&refusal))?;
         let answer = explain::answer(&self.state, &self.sessions, &request).await?;
         Ok(Response::new(answer))
     }

@@ -5,7 +5,8 @@
 //! `drain_period`, then the commit thread stores what waits. Refuses to know what any of it does.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,23 +18,28 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
+use crate::access::{Access, Role, Rule};
 use crate::commit::{CommitError, Committer, OpenError, State};
-use crate::config::ControllerConfig;
+use crate::config::{ControllerConfig, UriPattern};
 use crate::knowledge::{Knowledge, KnowledgeError};
-use crate::northbound::{self, NorthboundService, OperatorsOnly};
+use crate::northbound::{self, Guard, Guarded, NorthboundService};
 use crate::southbound::{self, Sessions, SouthboundService};
 use crate::store::{RedbStore, StoreError};
-use crate::tls::{CredentialsError, Gate, Refusals, server_config};
+use crate::tls::{CredentialsError, Gate, PeerStream, Refusals, server_config};
+use crate::unix::LocalSocket;
 
 mod leases;
 
 /// HTTP/2 pings find a router or operator that is gone without a word.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections whose other end is known.
+type Callers = Pin<Box<dyn Stream<Item = std::io::Result<PeerStream>> + Send>>;
 
 /// Where a running controller says what it listens on, under `state_dir`.
 pub const ADDRESSES_FILE: &str = "addresses.json";
@@ -78,6 +84,9 @@ pub struct Addresses {
     pub northbound: SocketAddr,
     /// For routers.
     pub southbound: SocketAddr,
+    /// For commands on this machine, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub northbound_unix: Option<PathBuf>,
 }
 
 /// A running controller.
@@ -161,9 +170,15 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
     leases::expire_pending(&state, &committer).await?;
     let north = bind(config.listen_northbound).await?;
     let south = bind(config.listen_southbound).await?;
+    let local = match &config.listen_unix {
+        Some(path) => Some(bind_unix(path).await?),
+        None => None,
+    };
     let addresses = Addresses {
         northbound: address(&north, config.listen_northbound)?,
         southbound: address(&south, config.listen_southbound)?,
+        // For whoever reads it in another folder.
+        northbound_unix: config.listen_unix.as_deref().map(absolute),
     };
     let refusals = Arc::new(Refusals::default());
     let gate = |listener| Gate {
@@ -185,16 +200,20 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         sessions.clone(),
         config.timers,
         config.domain,
+        refusals.clone(),
     );
+    let rules = rules(&config.roles, local.as_ref());
+    let guard = Arc::new(Guard::new(Access::new(&rules), refusals.clone()));
+    let certified = ReceiverStream::new(gate("northbound").open(north));
+    let callers: Callers = match local {
+        Some(local) => {
+            let local = ReceiverStream::new(local.open(refusals.clone()));
+            Box::pin(certified.merge(local))
+        }
+        None => Box::pin(certified),
+    };
     let tasks = vec![
-        serve_northbound(
-            northbound,
-            OperatorsOnly::new(&config.operators),
-            gate("northbound"),
-            north,
-            stop.clone(),
-        )
-        .await?,
+        serve_northbound(northbound, guard, callers, stop.clone()).await?,
         serve_southbound(southbound, gate("southbound"), south, stop.clone()),
         tokio::spawn(leases::keep(
             state.clone(),
@@ -240,9 +259,8 @@ fn open(config: &ControllerConfig) -> Result<Arc<State>, StartError> {
 
 async fn serve_northbound(
     service: NorthboundService,
-    operators: OperatorsOnly,
-    gate: Gate,
-    listener: TcpListener,
+    guard: Arc<Guard>,
+    callers: Callers,
     stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, StartError> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -267,16 +285,12 @@ async fn serve_northbound(
         .max_encoding_message_size(2 * northbound::MESSAGE_BYTES_MAX);
     let server = server()
         .add_service(health_service)
-        .add_service(InterceptedService::new(reflection_v1, operators.clone()))
-        .add_service(InterceptedService::new(
-            reflection_v1alpha,
-            operators.clone(),
-        ))
-        .add_service(InterceptedService::new(northbound, operators));
-    let incoming = ReceiverStream::new(gate.open(listener));
+        .add_service(Guarded::new(reflection_v1, guard.clone()))
+        .add_service(Guarded::new(reflection_v1alpha, guard.clone()))
+        .add_service(Guarded::new(northbound, guard));
     Ok(tokio::spawn(async move {
         let outcome = server
-            .serve_with_incoming_shutdown(incoming, stopped(stop))
+            .serve_with_incoming_shutdown(callers, stopped(stop))
             .await;
         if let Err(error) = outcome {
             tracing::error!(event = "listener_broken", listener = "northbound", %error);
@@ -319,6 +333,30 @@ async fn bind(wanted: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(wanted)
         .await
         .map_err(system("listen on", wanted))
+}
+
+async fn bind_unix(path: &Path) -> Result<LocalSocket, StartError> {
+    LocalSocket::bind(path)
+        .await
+        .map_err(system("listen on", path.display()))
+}
+
+/// Those of the configuration, and what goes without saying: who could replace this program needs no leave of it.
+fn rules(configured: &[Rule], local: Option<&LocalSocket>) -> Vec<Rule> {
+    let mut rules = configured.to_vec();
+    for uid in local.iter().flat_map(|local| [0, local.owner()]) {
+        rules.push(Rule {
+            who: UriPattern::local_user(uid),
+            role: Role::Admin,
+            tenants: None,
+            agents: None,
+        });
+    }
+    rules
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn address(listener: &TcpListener, wanted: SocketAddr) -> Result<SocketAddr, StartError> {

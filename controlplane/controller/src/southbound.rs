@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::commit::{Committer, State};
 use crate::config::Timers;
-use crate::tls::PeerIdentity;
+use crate::tls::{PeerIdentity, Refusals};
 
 mod push;
 mod registry;
@@ -45,6 +45,7 @@ pub struct SouthboundService {
     timers: Timers,
     domain: u32,
     snapshots: Arc<Semaphore>,
+    refusals: Arc<Refusals>,
 }
 
 impl SouthboundService {
@@ -56,6 +57,7 @@ impl SouthboundService {
         sessions: Arc<Sessions>,
         timers: Timers,
         domain: u32,
+        refusals: Arc<Refusals>,
     ) -> Self {
         Self {
             state,
@@ -63,6 +65,7 @@ impl SouthboundService {
             sessions,
             timers,
             domain,
+            refusals,
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
         }
     }
@@ -82,7 +85,8 @@ impl Southbound for SouthboundService {
         // Only what is durable counts: a router registered a moment ago is there already.
         let router = self.state.rib().router_by_uri(&peer.uri).cloned();
         let Some(router) = router else {
-            tracing::warn!(event = "router_unknown", uri = %peer.uri, address = %peer.address);
+            let (uri, address) = (&peer.uri, &peer.address);
+            self.refusals.count("southbound", address, "stranger", uri);
             return Err(Status::permission_denied(format!(
                 "\"{}\" is no registered router; register it with `caplane router add`",
                 peer.uri

@@ -236,8 +236,8 @@ async fn a_good_certificate_is_not_enough() {
     for uri in [router_uri("r1"), agent_uri("a")] {
         let told = attempt(&controller, Some(authority.issue(&Leaf::of(&uri))))
             .await
-            .expect_err("no operator");
-        assert!(told.contains("is no operator here"), "{told}");
+            .expect_err("no role");
+        assert!(told.contains("has no role here"), "{told}");
     }
     let mut southbound = controller.southbound("never-registered").await;
     let status = southbound

@@ -7,6 +7,12 @@ use std::path::{Path, PathBuf};
 use super::{Binaries, CONTROLLER, FabricError};
 use crate::pki::{self, PemFiles, TRUST_DOMAIN};
 
+/// Name of the controller's unix socket in its folder.
+const SOCKET_FILE: &str = "api.sock";
+
+/// Longest path that the controller takes for one (bytes).
+const SOCKET_PATH_BYTES_MAX: usize = 103;
+
 /// What a fabric is to be.
 #[derive(Debug, Clone)]
 pub struct FabricConfig {
@@ -145,6 +151,7 @@ impl FabricConfig {
              listen_southbound = {southbound}\n\
              state_dir = \".\"\n\
              operators = [{operators}]\n\
+             {socket}\
              {lines}\n\
              {credentials}\
              {tables}\n",
@@ -152,10 +159,23 @@ impl FabricConfig {
             northbound = listen("northbound"),
             southbound = listen("southbound"),
             operators = quoted(&format!("spiffe://{}/operator/*", self.trust_domain)),
+            socket = self.socket_line(),
             lines = self.controller_lines,
             credentials = self.credentials_toml("controller", CONTROLLER),
             tables = self.controller_tables,
         )
+    }
+
+    /// The controller's unix socket, where the operating system takes its path.
+    fn socket_line(&self) -> String {
+        let path = self.folder.join(CONTROLLER).join(SOCKET_FILE);
+        let path = std::path::absolute(&path).unwrap_or(path);
+        match path.as_os_str().len() {
+            0..=SOCKET_PATH_BYTES_MAX => {
+                format!("listen_unix = {}\n", quoted(&path.to_string_lossy()))
+            }
+            _ => String::new(),
+        }
     }
 
     pub(super) fn router_toml(
@@ -296,6 +316,17 @@ mod tests {
         assert!(
             controller.contains("operators = [\"spiffe://caplane.local/operator/*\"]"),
             "{controller}"
+        );
+        assert!(
+            controller.contains("listen_unix = \"/state \\\"x\\\"/c1/api.sock\"\n"),
+            "{controller}"
+        );
+        let mut deep = ring(2);
+        deep.folder = PathBuf::from(format!("/{}", "x".repeat(100)));
+        assert!(
+            !deep
+                .controller_toml(&BTreeMap::new())
+                .contains("listen_unix")
         );
         assert!(
             controller.ends_with("[timers]\nrouter_lease_ms = 2000\n"),

@@ -120,6 +120,23 @@ pub enum Target {
     },
 }
 
+impl Target {
+    /// Its field of `Entity`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Agent(_) => "agent",
+            Self::Grant { .. } => "grant",
+            Self::Override { .. } => "override",
+            Self::Router { .. } => "router",
+            Self::Link { .. } => "link",
+            Self::Tenant { .. } => "tenant",
+            Self::Permission { .. } => "permission",
+            Self::Group { .. } => "group",
+        }
+    }
+}
+
 /// An agent, as it is to be.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AgentSpec {

@@ -17,6 +17,8 @@ pub enum Fault {
     Full,
     /// ABORTED: somebody else was first.
     Conflict,
+    /// PERMISSION_DENIED: right, for somebody else.
+    Denied,
     /// UNAVAILABLE: the store failed.
     Store,
 }

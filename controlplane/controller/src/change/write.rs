@@ -26,18 +26,34 @@ pub enum Atomicity {
     ContinueOnError,
 }
 
+/// Says whether somebody may make an update, in the state it meets.
+pub type May<'a> = &'a dyn Fn(&Rib, &Update) -> Result<(), Refusal>;
+
+/// As [`batch_as`], for who may do everything.
+///
+/// # Errors
+/// As [`batch_as`].
+pub fn batch(
+    tx: &mut Transaction<'_>,
+    updates: &[Checked],
+    atomicity: Atomicity,
+) -> Result<Vec<Option<Refusal>>, Refusal> {
+    batch_as(tx, updates, atomicity, &|_, _| Ok(()))
+}
+
 /// Applies a batch in order, and answers of each update why it was refused, if it was. Each is
-/// judged as if those before it that are faulty were not there.
+/// judged as if those before it that are faulty were not there. `may` is asked before each.
 ///
 /// # Errors
 /// With [`Atomicity::AllOrNone`]: the first refusal, with the others in [`About::further`]. What
 /// was done is still there: the caller undoes it.
 ///
 /// [`About::further`]: super::About::further
-pub fn batch(
+pub fn batch_as(
     tx: &mut Transaction<'_>,
     updates: &[Checked],
     atomicity: Atomicity,
+    may: May<'_>,
 ) -> Result<Vec<Option<Refusal>>, Refusal> {
     let start = tx.rib.mark();
     let refusals: Vec<Option<Refusal>> = updates
@@ -46,6 +62,7 @@ pub fn batch(
         .map(|(i, update)| match update {
             Ok(update) => {
                 let outcome = tx.attempt(|tx| {
+                    may(tx.rib, update)?;
                     let start = confirm::Start::of(tx);
                     one(tx, update)?;
                     confirm::leave_alone(tx, start)

@@ -7,10 +7,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{
-    ControllerConfig, CredentialsConfig, StoreConfig, Timers, TrustRoots, UriPattern, defaults,
-};
+use super::roles::{RawRole, rules};
+use super::{ControllerConfig, CredentialsConfig, StoreConfig, Timers, TrustRoots, defaults};
 use crate::salts::{Salt, Salts};
+
+/// Longest path of a socket while it is made (bytes): Linux takes 107, and it is made under a name that is 4 longer.
+const SOCKET_PATH_BYTES_MAX: usize = 103;
 
 /// What is wrong, at which byte of the text.
 pub(super) struct Fault {
@@ -26,7 +28,10 @@ struct RawConfig {
     listen_northbound: Spanned<String>,
     listen_southbound: Spanned<String>,
     state_dir: PathBuf,
-    operators: Spanned<Vec<Spanned<String>>>,
+    listen_unix: Option<Spanned<PathBuf>>,
+    operators: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    roles: Vec<RawRole>,
     #[serde(default)]
     taxonomy: Vec<PathBuf>,
     credentials: RawCredentials,
@@ -96,7 +101,15 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<ControllerConfig, Fault
         domain: bounded(raw.domain.as_ref(), "domain", 0, 0, u64::from(u32::MAX))? as u32,
         listen_northbound: address(&raw.listen_northbound, "listen_northbound")?,
         listen_southbound: address(&raw.listen_southbound, "listen_southbound")?,
-        operators: operators(&raw.operators)?,
+        roles: rules(
+            raw.operators.as_ref(),
+            &raw.roles,
+            raw.listen_unix.is_some(),
+        )?,
+        listen_unix: match &raw.listen_unix {
+            Some(path) => Some(socket(path, folder)?),
+            None => None,
+        },
         taxonomy: raw.taxonomy.iter().map(|path| folder.join(path)).collect(),
         salts: salts(&raw.acps.salts)?,
         credentials: credentials(raw.credentials, folder)?,
@@ -118,17 +131,22 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<ControllerConfig, Fault
     })
 }
 
-fn fault<T>(at: &Spanned<T>, message: impl Into<String>) -> Fault {
+pub(super) fn fault<T>(at: &Spanned<T>, message: impl Into<String>) -> Fault {
     Fault {
         offset: at.span().start,
         message: message.into(),
     }
 }
 
+/// Whether a text may be the name of a controller or tenant.
+pub(super) fn name_is_good(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+}
+
 fn name(raw: &Spanned<String>) -> Result<String, Fault> {
     let text = raw.get_ref();
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    if text.is_empty() || text.len() > 64 || !text.bytes().all(allowed) {
+    if !name_is_good(text) {
         return Err(fault(
             raw,
             format!("name \"{text}\" must be 1 to 64 characters of A-Z a-z 0-9 . _ -"),
@@ -149,20 +167,18 @@ fn address(raw: &Spanned<String>, field: &str) -> Result<std::net::SocketAddr, F
     })
 }
 
-fn operators(raw: &Spanned<Vec<Spanned<String>>>) -> Result<Vec<UriPattern>, Fault> {
-    if raw.get_ref().is_empty() {
-        return Err(fault(
-            raw,
-            "operators is empty, so nobody could use the northbound API; name at least one, for example \"spiffe://caplane.local/operator/*\"",
-        ));
+/// A path that the operating system takes for a socket.
+fn socket(raw: &Spanned<PathBuf>, folder: &Path) -> Result<PathBuf, Fault> {
+    let path = folder.join(raw.get_ref());
+    let bytes = path.as_os_str().len();
+    if bytes > SOCKET_PATH_BYTES_MAX {
+        let message = format!(
+            "listen_unix \"{}\" has {bytes} bytes with its folder, sockets take {SOCKET_PATH_BYTES_MAX}; choose a shorter one, for example \"/run/caplane/c1.sock\"",
+            path.display()
+        );
+        return Err(fault(raw, message));
     }
-    raw.get_ref()
-        .iter()
-        .map(|entry| {
-            UriPattern::parse(entry.get_ref())
-                .map_err(|cause| fault(entry, format!("operators: {cause}")))
-        })
-        .collect()
+    Ok(path)
 }
 
 fn credentials(raw: RawCredentials, folder: &Path) -> Result<CredentialsConfig, Fault> {

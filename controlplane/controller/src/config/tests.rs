@@ -106,3 +106,81 @@ fn operators_are_exact_or_by_prefix() {
         assert!(UriPattern::parse(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn roles_are_read_and_refused_in_their_place() {
+    use crate::access::Role;
+
+    let with = |roles: &str| format!("{GOOD}\n{roles}\n");
+    let good = with(
+        r#"[[roles]]
+who = "spiffe://caplane.local/orchestrator/acme"
+role = "orchestrator"
+tenants = ["acme"]
+agents = ["spiffe://caplane.local/tenant/acme/*"]
+[[roles]]
+who = "unix:uid/1000"
+role = "viewer""#,
+    );
+    let roles = parse(&good).expect("good").roles;
+    let told: Vec<(String, Role)> = roles.iter().map(|r| (r.who.to_string(), r.role)).collect();
+    assert_eq!(
+        told,
+        [
+            ("spiffe://caplane.local/operator/*".to_owned(), Role::Admin),
+            (
+                "spiffe://caplane.local/orchestrator/acme".to_owned(),
+                Role::Orchestrator
+            ),
+            ("unix:uid/1000".to_owned(), Role::Viewer),
+        ]
+    );
+    assert_eq!(roles[1].tenants.as_deref(), Some(&["acme".to_owned()][..]));
+    for (roles, place, due) in [
+        (
+            "[[roles]]\nwho = \"spiffe://d/x\"\nrole = \"root\"",
+            ":15:8:",
+            "use one of viewer, orchestrator, operator, admin",
+        ),
+        (
+            "[[roles]]\nwho = \"spiffe://d/x\"\nrole = \"operator\"\ntenants = [\"t\"]",
+            ":16:11:",
+            "is bound to no tenant",
+        ),
+        (
+            "[[roles]]\nwho = \"spiffe://d/x\"\nrole = \"viewer\"\ntenants = [\"a b\"]",
+            ":16:12:",
+            "tenant \"a b\"",
+        ),
+        (
+            "[[roles]]\nwho = \"spiffe://caplane.local/operator/*\"\nrole = \"viewer\"",
+            ":14:7:",
+            "is here twice",
+        ),
+        (
+            "[[roles]]\nwho = \"unix:uid/ada\"\nrole = \"viewer\"",
+            ":14:7:",
+            "a user's number",
+        ),
+    ] {
+        let told = message(&with(roles));
+        assert!(told.contains(place) && told.contains(due), "{told}");
+    }
+}
+
+#[test]
+fn a_socket_is_enough_for_who_needs_no_operators() {
+    let none = GOOD.replace("operators = [\"spiffe://caplane.local/operator/*\"]\n", "");
+    assert!(message(&none).contains("operators is empty"));
+    let config = parse(&format!("listen_unix = \"c1.sock\"\n{none}")).expect("good");
+    assert_eq!(
+        config.listen_unix.as_deref(),
+        Some(Path::new("/etc/caplane/c1.sock"))
+    );
+    let long = format!("listen_unix = \"{}\"\n{none}", "x".repeat(100));
+    assert!(
+        message(&long).contains(":1:15: listen_unix"),
+        "{}",
+        message(&long)
+    );
+}

@@ -9,6 +9,7 @@ use tonic::Status;
 use super::NorthboundService;
 use super::errors::{not_committed, refused};
 use super::render::View;
+use crate::access::Principal;
 use crate::change::{Fault, Refusal, confirm};
 use crate::commit::Transaction;
 use crate::record::PendingRecord;
@@ -23,17 +24,17 @@ enum Word {
 
 pub(super) async fn confirm(
     service: &NorthboundService,
-    caller: String,
+    caller: Principal,
     request: v1::ConfirmRequest,
 ) -> Result<v1::ConfirmResponse, Status> {
     let (generation, word) = check(&request).map_err(|refusal| refused(&refusal))?;
-    let who = caller.clone();
-    let work = move |tx: &mut Transaction<'_>| say(tx, generation, word, &who);
+    let who = caller.uri.clone();
+    let work = move |tx: &mut Transaction<'_>| say(tx, generation, word, &caller);
     let done = service.committer.change(work).await;
     let done = done.map_err(|error| not_committed(&error))?;
     tracing::info!(
         event = "confirm",
-        who = %caller,
+        %who,
         commit = generation,
         word = ?word,
         generation = done.generation,
@@ -48,8 +49,12 @@ fn say(
     tx: &mut Transaction<'_>,
     generation: u64,
     word: Word,
-    caller: &str,
+    caller: &Principal,
 ) -> Result<Arc<PendingRecord>, Refusal> {
+    if let Some(record) = tx.rib.pending(generation) {
+        caller.may_end(generation, &record.caller)?;
+    }
+    let caller = &caller.uri;
     let what = match word {
         Word::Confirm => "confirms",
         Word::Cancel => "takes back",

@@ -10,6 +10,7 @@ use caplane_proto::v1;
 use prost::Message;
 use tonic::{Code, Status};
 
+use crate::access::Role;
 use crate::change::{Fault, Refusal};
 use crate::commit::CommitError;
 
@@ -34,6 +35,7 @@ pub(super) fn code(fault: Fault) -> Code {
         Fault::State => Code::FailedPrecondition,
         Fault::Full => Code::ResourceExhausted,
         Fault::Conflict => Code::Aborted,
+        Fault::Denied => Code::PermissionDenied,
         Fault::Store => Code::Unavailable,
     }
 }
@@ -66,17 +68,30 @@ pub(super) fn nameless() -> Status {
     Status::unauthenticated("the connection has no identity")
 }
 
-/// A caller that may not call.
+/// A caller that may call nothing.
 pub(super) fn stranger(uri: &str) -> Status {
-    let refusal = Refusal::new(
-        // The code below says what it is; the fault is not used.
-        Fault::State,
+    refused(&Refusal::new(
+        Fault::Denied,
         "certificate",
         uri,
-        "is no operator here",
-        "add it to `operators` in controller.toml",
-    );
-    status(Code::PermissionDenied, &refusal)
+        "has no role here",
+        "give it one with `roles` or `operators` in controller.toml",
+    ))
+}
+
+/// A caller that may not make this call; `least` is the role that may, if any.
+pub(super) fn not_for(role: Role, path: &str, least: Option<Role>) -> Status {
+    let reason = match least {
+        Some(least) => format!(
+            "needs the role {}, yours is {}",
+            least.as_str(),
+            role.as_str()
+        ),
+        None => "is nobody's to call".to_owned(),
+    };
+    let remedy =
+        "ask somebody with that role, or an administrator for it (`roles` in controller.toml)";
+    refused(&Refusal::new(Fault::Denied, "call", path, reason, remedy))
 }
 
 /// What became of an update that was refused.

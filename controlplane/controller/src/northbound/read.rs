@@ -13,8 +13,10 @@ use tonic::Status;
 
 use super::errors::{broke, not_committed, refused, unavailable};
 use super::render::{View, entity};
+use crate::access::Scope;
 use crate::change::{Fault, Refusal};
 use crate::commit::State;
+use crate::record::{AgentRecord, GroupRecord, TenantRecord};
 use crate::southbound::Sessions;
 
 /// Entities of a page when the caller does not say.
@@ -57,6 +59,7 @@ pub(super) struct Window<'a> {
 pub(super) async fn page(
     state: &Arc<State>,
     sessions: &Arc<Sessions>,
+    scope: &Scope,
     request: &v1::ReadRequest,
 ) -> Result<v1::ReadResponse, Status> {
     let limit = match request.page_size as usize {
@@ -98,6 +101,7 @@ pub(super) async fn page(
                 rib,
                 knowledge: state.knowledge(),
                 sessions,
+                scope,
             };
             rows(&view, kind, &window)
         })
@@ -172,21 +176,24 @@ fn join(a: &str, b: &str) -> String {
 }
 
 fn agents(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
-    let show = |agent: &crate::record::AgentRecord| Row {
+    let show = |agent: &AgentRecord| Row {
         entity: entity(Body::Agent(view.agent(agent))),
         token: agent.uri.clone(),
         card_of: Some(agent.number),
     };
+    let visible = |agent: &AgentRecord| view.scope.has_number(view.rib, agent.tenant);
     if !window.key.is_empty() {
         return view
             .rib
             .agent(window.key)
+            .filter(|agent| visible(agent))
             .map(|a| show(a))
             .into_iter()
             .collect();
     }
     view.rib
         .agents_after(window.after)
+        .filter(|agent| visible(agent))
         .take(window.limit)
         .map(|agent| show(agent))
         .collect()
@@ -197,6 +204,7 @@ fn grants(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
     view.rib
         .grants_after(agent, path)
         .take_while(|grant| window.key.is_empty() || grant.agent == window.key)
+        .filter(|grant| view.scope.has_agent(view.rib, &grant.agent))
         .take(window.limit)
         .map(|grant| {
             let token = join(&grant.agent, &grant.class_path);
@@ -210,6 +218,7 @@ fn overrides(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
     view.rib
         .overrides_after(agent, skill)
         .take_while(|told| window.key.is_empty() || told.agent == window.key)
+        .filter(|told| view.scope.has_agent(view.rib, &told.agent))
         .take(window.limit)
         .map(|told| {
             let token = join(&told.agent, &told.skill);
@@ -229,7 +238,9 @@ fn start<'a>(window: &Window<'a>) -> (&'a str, &'a str) {
 
 fn routers(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
     let show = |router: &crate::record::RouterRecord| {
-        row(router.name.clone(), Body::Router(view.router(router)))
+        let mut shown = row(router.name.clone(), Body::Router(view.router(router)));
+        view.scope.trim(&mut shown.entity);
+        shown
     };
     if !window.key.is_empty() {
         return view.rib.router(window.key).map(show).into_iter().collect();
@@ -252,14 +263,15 @@ fn links(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
 }
 
 fn tenants(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
-    let show = |tenant: &crate::record::TenantRecord| {
-        row(tenant.name.clone(), Body::Tenant(View::tenant(tenant)))
-    };
+    let show = |tenant: &TenantRecord| row(tenant.name.clone(), Body::Tenant(View::tenant(tenant)));
+    let visible = |tenant: &&TenantRecord| view.scope.has(&tenant.name);
     if !window.key.is_empty() {
-        return view.rib.tenant(window.key).map(show).into_iter().collect();
+        let tenant = view.rib.tenant(window.key).filter(visible);
+        return tenant.map(show).into_iter().collect();
     }
     view.rib
         .tenants_after(window.after)
+        .filter(visible)
         .take(window.limit)
         .map(show)
         .collect()
@@ -277,6 +289,10 @@ fn permissions(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
     view.rib
         .permissions_after(permission_token(window.after))
         .filter(|permission| from.is_none_or(|from| permission.from == from))
+        .filter(|permission| {
+            let both = [permission.from, permission.to];
+            both.iter().any(|id| view.scope.has_number(view.rib, *id))
+        })
         .take(window.limit)
         .map(|permission| {
             let token = format!(
@@ -315,14 +331,15 @@ fn classes(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
 }
 
 fn groups(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
-    let show = |group: &crate::record::GroupRecord| {
-        row(group.name.clone(), Body::Group(view.group(group)))
-    };
+    let show = |group: &GroupRecord| row(group.name.clone(), Body::Group(view.group(group)));
+    let visible = |group: &&GroupRecord| view.scope.has_number(view.rib, group.tenant);
     if !window.key.is_empty() {
-        return view.rib.group(window.key).map(show).into_iter().collect();
+        let group = view.rib.group(window.key).filter(visible);
+        return group.map(show).into_iter().collect();
     }
     view.rib
         .groups_after(window.after)
+        .filter(visible)
         .take(window.limit)
         .map(show)
         .collect()

@@ -5,6 +5,7 @@ use caplane_proto::v1::agent::IdentityCheck as Check;
 use caplane_proto::v1::entity::Entity as Body;
 use caplane_wire::{Aic, Label};
 
+use crate::access::Scope;
 use crate::change::{Action, Target, Update};
 use crate::knowledge::Knowledge;
 use crate::record::{
@@ -24,6 +25,8 @@ pub(super) struct View<'a> {
     pub(super) rib: &'a Rib,
     pub(super) knowledge: &'a Knowledge,
     pub(super) sessions: &'a Sessions,
+    /// Whose entities it shows.
+    pub(super) scope: &'a Scope,
 }
 
 /// Why a router refused a generation, in words.

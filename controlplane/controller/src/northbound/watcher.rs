@@ -4,7 +4,7 @@
 //! as they are now, a few at a time, and sends them; what changes meanwhile waits in the feed. It holds one message and
 //! no lock while its reader is slow, so nobody else waits for that; what falls off the feed meanwhile is told as gone.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +21,10 @@ use super::NorthboundService;
 use super::errors::{broke, not_committed, refused, unavailable};
 use super::read;
 use super::render::View;
+use crate::access::Scope;
 use crate::change::{Fault, Refusal};
 use crate::commit::{CommitError, Committed, State};
-use crate::feed::{EntityKey, Gone};
+use crate::feed::{Changed, EntityKey, Gone};
 use crate::rib::Rib;
 use crate::southbound::Sessions;
 use crate::store::StoreError;
@@ -54,6 +55,9 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Longest wait for a reader to take the last message.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What is to be told, and whether the watcher may have seen it before.
+type Keys = BTreeMap<EntityKey, bool>;
+
 pub(super) type Stream = ReceiverStream<Result<v1::WatchResponse, Status>>;
 
 /// Why a watch ends.
@@ -69,6 +73,7 @@ enum End {
 /// Begins a watch.
 pub(super) fn open(
     service: &NorthboundService,
+    scope: Scope,
     request: v1::WatchRequest,
 ) -> Result<Stream, Status> {
     let (wanted, begin) = request::check(request).map_err(|refusal| refused(&refusal))?;
@@ -83,7 +88,7 @@ pub(super) fn open(
     })?;
     let (outgoing, stream) = mpsc::channel(1);
     let mut stopping = service.stopping.clone();
-    let mut watcher = Watcher::new(service, wanted, outgoing.clone());
+    let mut watcher = Watcher::new(service, scope, wanted, outgoing.clone());
     tokio::spawn(async move {
         let _place = place;
         let end = tokio::select! {
@@ -119,6 +124,7 @@ fn message(body: Body) -> v1::WatchResponse {
 struct Watcher {
     state: Arc<State>,
     sessions: Arc<Sessions>,
+    scope: Scope,
     wanted: Wanted,
     outgoing: mpsc::Sender<Result<v1::WatchResponse, Status>>,
     committed: watch::Receiver<Committed>,
@@ -138,6 +144,7 @@ struct Watcher {
 impl Watcher {
     fn new(
         service: &NorthboundService,
+        scope: Scope,
         wanted: Wanted,
         outgoing: mpsc::Sender<Result<v1::WatchResponse, Status>>,
     ) -> Self {
@@ -149,6 +156,7 @@ impl Watcher {
             at_status: service.sessions.changed_since(u64::MAX).1,
             state: service.state.clone(),
             sessions: service.sessions.clone(),
+            scope,
             wanted,
             outgoing,
             told_at: Instant::now(),
@@ -166,7 +174,7 @@ impl Watcher {
     }
 
     async fn tell(&mut self, begin: Begin) -> Result<std::convert::Infallible, End> {
-        let mut afresh = BTreeSet::new();
+        let mut afresh = Keys::new();
         match begin {
             Begin::Now => {}
             Begin::Everything => {
@@ -190,7 +198,7 @@ impl Watcher {
         .await?;
         loop {
             self.wait().await?;
-            self.what_changed(BTreeSet::new()).await?;
+            self.what_changed(Keys::new()).await?;
         }
     }
 
@@ -231,7 +239,7 @@ impl Watcher {
     }
 
     /// Tells what changed since it was last told, and what is to be told `afresh` besides.
-    async fn what_changed(&mut self, afresh: BTreeSet<EntityKey>) -> Result<(), End> {
+    async fn what_changed(&mut self, afresh: Keys) -> Result<(), End> {
         // Routers that said something.
         let (labels, at_status) = match self.watches_routers() {
             true => self.sessions.changed_since(self.at_status),
@@ -240,23 +248,29 @@ impl Watcher {
         let slice = self
             .state
             .feed()
-            .since(self.at, |key| self.wanted.wants(key))
+            .since(self.at, |changed| {
+                let wanted = self.wanted.wants(&changed.key);
+                wanted.then(|| concerning(&self.scope, changed)).flatten()
+            })
             .map_err(|gone| End::Gone(missed(gone)))?;
         let mut keys = slice.keys;
         keys.extend(afresh);
         if !labels.is_empty() {
             keys.extend(self.routers(&self.state.rib(), |label| labels.contains(&label)));
         }
-        let quiet = keys.is_empty();
-        let keys: Vec<EntityKey> = keys.into_iter().collect();
+        let mut quiet = true;
+        let keys: Vec<(EntityKey, bool)> = keys.into_iter().collect();
         for some in keys.chunks(LOOK_MAX) {
             let some = some.to_vec();
             let told = self
                 .look(move |view| {
-                    let told = some.iter().map(|key| entry::told(view, key));
+                    let told = some
+                        .iter()
+                        .filter_map(|(key, seen)| entry::told(view, key, *seen));
                     told.collect::<Vec<Told>>()
                 })
                 .await?;
+            quiet &= told.is_empty();
             self.add(told).await?;
         }
         let was = self.at;
@@ -272,16 +286,14 @@ impl Watcher {
     }
 
     /// Wanted routers, by their labels.
-    fn routers(
-        &self,
-        rib: &Rib,
-        which: impl Fn(caplane_wire::Label) -> bool,
-    ) -> BTreeSet<EntityKey> {
+    fn routers(&self, rib: &Rib, which: impl Fn(caplane_wire::Label) -> bool) -> Keys {
         let some = rib
             .routers_after("")
             .filter(|router| which(router.label()))
             .map(|router| EntityKey::Router(router.name.clone()));
-        some.filter(|key| self.wanted.wants(key)).collect()
+        some.filter(|key| self.wanted.wants(key))
+            .map(|key| (key, true))
+            .collect()
     }
 
     /// Looks at what is durable.
@@ -294,6 +306,7 @@ impl Watcher {
                         rib,
                         knowledge: self.state.knowledge(),
                         sessions: &self.sessions,
+                        scope: &self.scope,
                     })
                 })
                 .await;
@@ -369,6 +382,13 @@ impl Watcher {
         self.told_at = Instant::now();
         sent.map_err(|_| End::Left)
     }
+}
+
+/// Whether somebody with this scope could see a changed entity before; `None` = its change is nothing to it.
+fn concerning(scope: &Scope, changed: &Changed) -> Option<bool> {
+    // Who sees every tenant sees nothing new when a thing goes from one to another.
+    let concerns = changed.itself || scope.is_bound();
+    concerns.then(|| scope.saw(&changed.key, &changed.owners))
 }
 
 fn missed(gone: Gone) -> String {

@@ -11,12 +11,14 @@ use tonic::Status;
 use super::errors::{broke, code, not_committed, refused, update_status};
 use super::render::View;
 use super::{NorthboundService, rehearsal, rollout};
+use crate::access::{Principal, Scope};
 use crate::change::confirm::{self, Start, Wait};
 use crate::change::once::{self, KEY_BYTES_MAX, RequestName};
-use crate::change::{Atomicity, Checked, Fault, Refusal, parse, write};
+use crate::change::{Atomicity, Checked, Fault, Refusal, Update, parse, write};
 use crate::commit::{State, Transaction};
 use crate::knowledge::Knowledge;
 use crate::record::{RefusedUpdate, RequestRecord};
+use crate::rib::Rib;
 use crate::southbound::Sessions;
 
 /// Bytes of an answer's entities, but for the first: half of what gRPC clients accept by default (4 MiB), as Read's pages.
@@ -32,7 +34,7 @@ struct Order {
     expected_generation: Option<u64>,
     name: Option<RequestName>,
     confirm: Option<Wait>,
-    caller: String,
+    caller: Principal,
     wait_live: Option<Duration>,
     omit_entities: bool,
 }
@@ -49,12 +51,12 @@ struct Answer {
 
 pub(super) async fn write(
     service: &NorthboundService,
-    caller: String,
+    caller: Principal,
     request: v1::WriteRequest,
 ) -> Result<v1::WriteResponse, Status> {
     let updates = request.updates.len();
-    let (knowledge, who) = (service.state.knowledge().clone(), caller.clone());
-    let order = tokio::task::spawn_blocking(move || check(&knowledge, who, request)).await;
+    let (knowledge, who) = (service.state.knowledge().clone(), caller.uri.clone());
+    let order = tokio::task::spawn_blocking(move || check(&knowledge, caller, request)).await;
     let order = order
         .map_err(|_| broke("checking the batch"))?
         .map_err(|refusal| refused(&refusal))?;
@@ -75,7 +77,7 @@ pub(super) async fn write(
     let refused = answer.statuses.iter().filter(|status| status.code != 0);
     tracing::info!(
         event = "write",
-        who = %caller,
+        %who,
         updates,
         refused = refused.count(),
         dry_run,
@@ -101,7 +103,7 @@ pub(super) async fn write(
 
 fn check(
     knowledge: &Knowledge,
-    caller: String,
+    caller: Principal,
     mut request: v1::WriteRequest,
 ) -> Result<Order, Refusal> {
     use v1::write_request::Atomicity as Asked;
@@ -124,13 +126,13 @@ fn check(
     };
     let confirm = match request.confirm {
         Some(asked) => Some(Wait {
-            caller: caller.clone(),
+            caller: caller.uri.to_string(),
             seconds: confirm::seconds("confirm.timeout_seconds", asked.timeout_seconds)?,
         }),
         None => None,
     };
     Ok(Order {
-        name: name(caller.clone(), &request)?,
+        name: name(caller.uri.to_string(), &request)?,
         caller,
         confirm,
         wait_live,
@@ -204,8 +206,9 @@ fn carry_out(
         confirm::none_waits(tx.rib)?;
     }
     let start = Start::of(tx);
-    tx.made_by(&order.caller, in_words(order.updates.len()));
-    let refusals = write::batch(tx, &order.updates, order.atomicity)?;
+    tx.made_by(&order.caller.uri, in_words(order.updates.len()));
+    let may = |rib: &Rib, update: &Update| order.caller.may_write(rib, update);
+    let refusals = write::batch_as(tx, &order.updates, order.atomicity, &may)?;
     let pending = match &order.confirm {
         Some(wait) => confirm::hold(tx, start, wait, |number| {
             state.card(number).map_err(|error| error.to_string())
@@ -242,6 +245,7 @@ fn answer(
         rib: tx.rib,
         knowledge,
         sessions,
+        scope: Scope::everything(),
     };
     let (entities, entities_left_out) = if order.omit_entities {
         (Vec::new(), 0)

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -26,10 +26,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Who is at the other end; found in the extensions of every request.
 #[derive(Debug, Clone)]
 pub struct PeerIdentity {
-    /// The one URI of its certificate.
+    /// The one URI of its certificate; `unix:uid/<number>` of a process on this machine.
     pub uri: Arc<str>,
-    /// Where it called from.
-    pub address: SocketAddr,
+    /// Where it called from: "ip:port" or "unix:pid/<number>".
+    pub address: Arc<str>,
 }
 
 /// What a connection must pass.
@@ -47,9 +47,29 @@ pub struct Gate {
 
 /// An authenticated connection.
 pub struct PeerStream {
-    stream: TlsStream<TcpStream>,
+    stream: Carrier,
     identity: PeerIdentity,
     _place: OwnedSemaphorePermit,
+}
+
+enum Carrier {
+    Tls(Box<TlsStream<TcpStream>>),
+    Local(UnixStream),
+}
+
+impl PeerStream {
+    /// A connection of a process on this machine, whom the kernel named.
+    pub(crate) fn local(
+        stream: UnixStream,
+        identity: PeerIdentity,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            stream: Carrier::Local(stream),
+            identity,
+            _place: place,
+        }
+    }
 }
 
 impl Gate {
@@ -87,7 +107,7 @@ impl Gate {
         let Ok(place) = places.clone().try_acquire_owned() else {
             let cause = format!("{CONNECTIONS_MAX} connections are open");
             self.refusals
-                .count(self.listener, address, "too_many", &cause);
+                .count(self.listener, &address, "too_many", &cause);
             return;
         };
         let (gate, passed) = (self.clone(), passed.clone());
@@ -95,7 +115,7 @@ impl Gate {
             match gate.handshake(socket, address).await {
                 Ok((stream, identity)) => {
                     let stream = PeerStream {
-                        stream,
+                        stream: Carrier::Tls(Box::new(stream)),
                         identity,
                         _place: place,
                     };
@@ -104,7 +124,7 @@ impl Gate {
                 }
                 Err(error) => {
                     let (reason, cause) = refusals::reason(&error);
-                    gate.refusals.count(gate.listener, address, reason, &cause);
+                    gate.refusals.count(gate.listener, &address, reason, &cause);
                 }
             }
         });
@@ -131,7 +151,7 @@ impl Gate {
         let uri = peer_uri(certificate).map_err(io::Error::other)?;
         let identity = PeerIdentity {
             uri: uri.into(),
-            address,
+            address: address.to_string().into(),
         };
         Ok((stream, identity))
     }
@@ -151,7 +171,10 @@ impl AsyncRead for PeerStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        match &mut self.stream {
+            Carrier::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Carrier::Local(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
     }
 }
 
@@ -161,7 +184,10 @@ impl AsyncWrite for PeerStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        match &mut self.stream {
+            Carrier::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Carrier::Local(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
     }
 
     fn poll_write_vectored(
@@ -169,18 +195,30 @@ impl AsyncWrite for PeerStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        match &mut self.stream {
+            Carrier::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Carrier::Local(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Carrier::Tls(stream) => stream.is_write_vectored(),
+            Carrier::Local(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        match &mut self.stream {
+            Carrier::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Carrier::Local(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        match &mut self.stream {
+            Carrier::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Carrier::Local(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Peers turned away, counted by reason.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 
 use rustls::{CertificateError, Error};
@@ -19,7 +19,7 @@ const LOGGED_EACH: u64 = 16;
 
 impl Refusals {
     /// Counts a refusal and logs it, less often the more there are.
-    pub fn count(&self, listener: &str, address: SocketAddr, reason: &'static str, cause: &str) {
+    pub fn count(&self, listener: &str, address: &dyn Display, reason: &'static str, cause: &str) {
         let count = {
             let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
             let count = counts.entry(reason).or_default();

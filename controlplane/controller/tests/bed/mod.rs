@@ -105,6 +105,11 @@ impl Controller {
 
     /// With more configuration at the end.
     pub fn with(more: &str) -> Self {
+        Self::with_lines("", more)
+    }
+
+    /// The same, with lines before the first table.
+    pub fn with_lines(lines: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let authority = Authority::default();
         let place = |name: &str| folder.path().join(name);
@@ -119,6 +124,7 @@ listen_northbound = "127.0.0.1:0"
 listen_southbound = "127.0.0.1:0"
 state_dir = "state"
 operators = ["spiffe://caplane.local/operator/*"]
+{lines}
 [credentials]
 chain = "c1.pem"
 key = "c1-key.pem"
@@ -238,6 +244,14 @@ trust = [{{ domain = "caplane.local", roots = "ca.pem" }}]
             .await
             .expect("connected");
         NorthboundClient::new(channel)
+    }
+
+    /// The northbound API for another name.
+    pub async fn caller(&self, uri: &str) -> NorthboundClient<Channel> {
+        let identity = self.authority.issue(&Leaf::of(uri));
+        let address = self.addresses().northbound;
+        let channel = self.connect(&address, Some(identity)).await;
+        NorthboundClient::new(channel.expect("connected"))
     }
 
     pub async fn southbound(&self, router: &str) -> SouthboundClient<Channel> {

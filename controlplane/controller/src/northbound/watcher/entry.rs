@@ -51,17 +51,26 @@ impl Told {
     }
 }
 
-/// What is told of an entity that may have changed.
-pub(super) fn told(view: &View<'_>, key: &EntityKey) -> Told {
+/// What is told of an entity that may have changed; `seen` = it was in scope before. `None` = it never was.
+pub(super) fn told(view: &View<'_>, key: &EntityKey, seen: bool) -> Option<Told> {
     let card_of = match key {
         EntityKey::Agent(uri) => view.rib.agent(uri).map(|agent| agent.number),
         _ => None,
     };
-    let told = match now(view, key) {
-        Some(body) => Told::new(body, false),
-        None => Told::new(gone(key), true),
+    let body = match view.scope.sees(view.rib, key) {
+        true => now(view, key),
+        false => None,
     };
-    Told { card_of, ..told }
+    match body {
+        Some(body) => {
+            let mut told = Told::new(body, false);
+            if let Some(entity) = &mut told.change.entity {
+                view.scope.trim(entity);
+            }
+            Some(Told { card_of, ..told })
+        }
+        None => seen.then(|| Told::new(gone(key), true)),
+    }
 }
 
 fn now(view: &View<'_>, key: &EntityKey) -> Option<Body> {

@@ -5,18 +5,19 @@ use proptest::prelude::*;
 use super::request::{Token, check};
 use super::*;
 use crate::change::attach;
-use crate::feed;
+use crate::feed::{self, ChangeFeed};
 use crate::testbed::{
     AGENTS, ROUTERS, any_update, apply, attachment, change, checked, knowledge, router_label,
 };
 
-/// Everything that can be watched, as Read gives it.
-fn world(rib: &Rib) -> BTreeMap<Vec<u8>, v1::Entity> {
+/// Everything that can be watched in this scope, as Read gives it.
+fn world(rib: &Rib, scope: &Scope) -> BTreeMap<Vec<u8>, v1::Entity> {
     let (knowledge, sessions) = (knowledge(), Sessions::default());
     let view = View {
         rib,
         knowledge: &knowledge,
         sessions: &sessions,
+        scope,
     };
     let (wanted, _) = check(v1::WatchRequest::default()).expect("all");
     let window = read::Window {
@@ -70,20 +71,48 @@ fn key_of(entity: &v1::Entity) -> Vec<u8> {
 }
 
 /// Does to a copy what a watcher is told.
-fn follow(copy: &mut BTreeMap<Vec<u8>, v1::Entity>, rib: &Rib, keys: &BTreeSet<EntityKey>) {
+fn follow(copy: &mut Copy, rib: &Rib, feed: &ChangeFeed) -> Result<(), TestCaseError> {
     let (knowledge, sessions) = (knowledge(), Sessions::default());
     let view = View {
         rib,
         knowledge: &knowledge,
         sessions: &sessions,
+        scope: &copy.scope,
     };
-    for key in keys {
-        let change = entry::told(&view, key).change;
+    let slice = feed.since(copy.told, |changed| concerning(&copy.scope, changed));
+    let slice = slice.expect("nothing fell off");
+    copy.told = slice.upto;
+    for (changed, seen) in &slice.keys {
+        let Some(Told { change, .. }) = entry::told(&view, changed, *seen) else {
+            continue;
+        };
         let entity = change.entity.expect("set");
+        let key = key_of(&entity);
+        // Who sees no tenant is not told even the names of their things.
+        prop_assert!(copy.scope != Scope::of(Some(&[])) || changed.is_everybodys());
         if change.removed {
-            copy.remove(&entity.encode_to_vec());
+            copy.entities.remove(&key);
         } else {
-            copy.insert(key_of(&entity), entity);
+            copy.entities.insert(key, entity);
+        }
+    }
+    prop_assert_eq!(&copy.entities, &world(rib, &copy.scope));
+    Ok(())
+}
+
+/// What somebody knows who was told everything there is to see for it.
+struct Copy {
+    scope: Scope,
+    told: u64,
+    entities: BTreeMap<Vec<u8>, v1::Entity>,
+}
+
+impl Copy {
+    fn of(scope: Scope, rib: &Rib) -> Self {
+        Self {
+            told: 0,
+            entities: world(rib, &scope),
+            scope,
         }
     }
 }
@@ -135,18 +164,18 @@ proptest! {
         let names = ["t1", "t2"].map(|name| crate::testbed::insert(crate::testbed::tenant(name)));
         apply(&mut rib, &names).expect("written");
         rib.settle();
-        let (mut copy, feed) = (world(&rib), crate::feed::ChangeFeed::starting_at(0, 1));
-        let mut told = 0;
+        let feed = ChangeFeed::starting_at(0, 1);
+        let scopes = [None, Some(&["t1".to_owned()][..]), Some(&[][..])];
+        let mut copies = scopes.map(|tenants| Copy::of(Scope::of(tenants), &rib));
         for (i, dice) in history.iter().enumerate() {
             let mark = rib.mark();
             step(&mut rib, dice);
             feed.push(i as u64 + 1, feed::changed(&rib, mark));
             rib.settle();
-            if i % every == 0 {
-                let slice = feed.since(told, |_| true).expect("nothing fell off");
-                follow(&mut copy, &rib, &slice.keys);
-                told = slice.upto;
-                prop_assert_eq!(&copy, &world(&rib));
+            for copy in &mut copies {
+                if i % every == 0 {
+                    follow(copy, &rib, &feed)?;
+                }
             }
         }
     }
