@@ -87,6 +87,9 @@ pub struct Southbound {
     relay: Relay,
     /// A publication that is not yet live on every worker.
     awaited: Option<Awaited>,
+    /// Tables that were in force, each with the epoch that replaced it: kept until every worker has that one, so that no worker
+    /// is the last to let go of a large table and spends its time freeing it.
+    retired: Vec<(u64, Arc<Fib>)>,
     /// The generation of the held table's store that is live on every worker; 0 = none.
     live: u64,
     /// What changed of the table since this was last taken.
@@ -146,6 +149,7 @@ impl Southbound {
             session: None,
             relay: Relay::new(limits.resolve_outstanding_max, timers.resolve_timeout),
             awaited: None,
+            retired: Vec::new(),
             unsaved: None,
         }
     }
@@ -327,7 +331,9 @@ impl Southbound {
     }
 
     fn publish(&mut self, arrived: Instant) {
+        let replaced = self.shared.table.load().fib.clone();
         let epoch = self.shared.publish(Arc::new(self.held.fib.clone()));
+        self.retired.push((epoch, replaced));
         for worker in &self.workers {
             worker.wake();
         }
@@ -343,6 +349,14 @@ impl Southbound {
     /// A worker took a table, or an instance came or went.
     pub fn on_woken(&mut self) {
         let live = self.shared.live_everywhere();
+        let unused: Vec<_> = self
+            .retired
+            .extract_if(.., |(epoch, _)| *epoch <= live)
+            .collect();
+        if !unused.is_empty() {
+            // Freeing a million entries takes tens of milliseconds, which no worker and no session waits for.
+            tokio::task::spawn_blocking(move || drop(unused));
+        }
         if let Some(awaited) = self.awaited.take_if(|awaited| awaited.epoch <= live) {
             let took_us = awaited.arrived.elapsed().as_micros() as u64;
             self.counts.live_took_us.store(took_us, Ordering::Relaxed);

@@ -260,6 +260,32 @@ async fn an_update_before_acceptance_is_refused() {
 }
 
 #[tokio::test]
+async fn no_worker_is_the_last_to_let_go_of_a_table() {
+    let mut f = fixture();
+    f.next();
+    f.accept(5).await;
+    f.update(update(0, 5, vec![neighbour(2, URI)])).await;
+    // What a worker does: it holds the table in force, and lets go of it when it takes the next.
+    let of_worker = f.shared.table.load().fib.clone();
+    let table = Arc::downgrade(&of_worker);
+    f.shared.report_live(0, f.shared.table.load().epoch);
+    f.southbound.on_woken();
+    assert!(matches!(f.next(), Some(ToController::Live(_))));
+    f.update(update(5, 6, vec![neighbour(3, &format!("{URI}3"))]))
+        .await;
+    f.southbound.on_woken();
+    drop(of_worker);
+    f.shared.report_live(0, f.shared.table.load().epoch);
+    assert!(table.upgrade().is_some(), "the worker would have freed it");
+    f.southbound.on_woken();
+    let end = Instant::now() + Duration::from_secs(20);
+    while table.upgrade().is_some() {
+        assert!(Instant::now() < end, "nobody freed it");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn attachments_are_collected_into_one_report_and_leases_renewed() {
     let mut f = fixture();
     f.next();
