@@ -452,6 +452,21 @@ impl Api {
         })
     }
 
+    /// The audit log from a record on, oldest first; `count` 0 = all there is now.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn audit(&self, from: u64, count: u32) -> Result<Vec<v1::AuditRecord>, ApiError> {
+        let request = v1::ReadAuditRequest { from, count };
+        let answer = self.client.clone().read_audit(request).await;
+        let mut stream = answer.map_err(|status| self.refused(&status))?.into_inner();
+        let mut records = Vec::new();
+        while let Some(record) = stream.message().await.map_err(|s| self.refused(&s))? {
+            records.push(record);
+        }
+        Ok(records)
+    }
+
     fn refused(&self, status: &Status) -> ApiError {
         // A status made on this side of the wire carries the transport's error as its source.
         match std::error::Error::source(status) {

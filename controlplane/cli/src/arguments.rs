@@ -14,6 +14,7 @@ use crate::settings::{Settings, default_state};
 
 mod agents;
 mod apply;
+mod audit;
 mod certificates;
 mod classes;
 mod commit;
@@ -30,6 +31,7 @@ mod write;
 
 pub use agents::{AgentCommand, RegisterArguments};
 pub use apply::ManifestArguments;
+pub use audit::AuditCommand;
 pub use certificates::{PkiCommand, RoleName};
 pub use classes::{ClassCommand, ResolveArguments};
 pub use commit::CommitCommand;
@@ -164,6 +166,9 @@ pub enum Command {
     /// What made a generation, and how far it came
     #[command(subcommand)]
     Generation(GenerationCommand),
+    /// Who did what: list the audit log, or verify that nobody changed it
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Ask what serves a need: the best classes or agents for a text, path or id
     Resolve(ResolveArguments),
     /// Say what would become of a message, router by router, and why

@@ -9,6 +9,7 @@ use crate::settings::Settings;
 
 mod agents;
 mod apply;
+mod audit;
 mod certificates;
 mod classes;
 mod commits;
@@ -51,6 +52,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Generation(GenerationCommand::Show { generation }) => {
             rollout::show(&settings, generation).await?
         }
+        Command::Audit(command) => audit::run(&settings, command).await?,
         Command::Resolve(arguments) => classes::resolve(&settings, &arguments).await?,
         Command::Explain(arguments) => explain::explain(&settings, &arguments).await?,
         Command::Watch(arguments) => return watch::watch(&settings, &arguments, json).await,

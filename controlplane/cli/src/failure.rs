@@ -28,7 +28,8 @@ pub enum Exit {
     Unreachable = 6,
     /// A message was not delivered, or not answered.
     Undelivered = 7,
-    /// `caplane up --once` saw a message lost, changed, doubled or out of order.
+    /// `caplane up --once` saw a message lost, changed, doubled or out of order; `caplane audit verify` that the log is not
+    /// whole.
     CheckFailed = 8,
     /// Somebody else wrote first (`--expect-generation`).
     Conflict = 9,
@@ -47,7 +48,7 @@ Exit codes:
   5  this identity may not do this
   6  a controller or router could not be reached, or did not answer in time
   7  a message was not delivered, or not answered
-  8  `up --once` saw a message lost, changed, doubled or out of order
+  8  `up --once` saw a message lost, changed, doubled or out of order; `audit verify`, that the log was changed
   9  somebody else wrote first (--expect-generation, apply)
   10 `diff` found differences";
 

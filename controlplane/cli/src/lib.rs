@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`pki`] | a development certification authority |
 //! | [`api`] | the northbound API, typed |
+//! | [`audit`] | whether an audit log is whole |
 //! | [`fabric`] | a controller and routers as child processes |
 //! | [`arguments`], [`commands`] | the command line, and what each command does |
 //! | [`manifest`] | what should be, as a file, and the least updates that make it so |
@@ -14,6 +15,7 @@
 
 pub mod api;
 pub mod arguments;
+pub mod audit;
 pub mod commands;
 pub mod fabric;
 pub mod failure;

@@ -1158,3 +1158,48 @@ async fn commands_on_the_same_machine_ask_by_the_socket_of_the_fabric() {
         "{told}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_is_listed_and_verified() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let _fabric = fabric(state).await;
+    json(state, &["tenant", "add", "acme"], "caplane.tenant/1");
+    let listed = json(state, &["audit", "list"], "caplane.audit/1");
+    let records = listed["records"].as_array().expect("a list");
+    let added = records
+        .iter()
+        .find(|record| record["what"] == "INSERT tenant acme");
+    let added = added.expect("recorded");
+    assert_eq!(added["who"], "spiffe://caplane.local/operator/admin");
+    assert_eq!(
+        (&added["role"], &added["code"]),
+        (&"admin".into(), &0.into())
+    );
+    let head = added["hash"].as_str().expect("a hash");
+    let key = state.join("c1/audit-key.pub");
+    let key = key.to_string_lossy();
+    let verify = [
+        "audit",
+        "verify",
+        "--public-key",
+        &key,
+        "--expect-head",
+        head,
+    ];
+    let whole = json(state, &verify, "caplane.audit-check/1");
+    assert_eq!(
+        (&whole["oldest"], &whole["key_checked"]),
+        (&1.into(), &true.into())
+    );
+    let other = write(state, "other.pub", &"00".repeat(32));
+    let told = refused(state, &["audit", "verify", "--public-key", &other], 8);
+    assert!(
+        told.contains("not whole: audit record 1: is signed by a key that is not known"),
+        "{told}"
+    );
+    let never = "00".repeat(32);
+    let told = refused(state, &["audit", "verify", "--expect-head", &never], 8);
+    assert!(told.contains("newer ones are missing"), "{told}");
+    refused(state, &["audit", "verify", "--expect-head", "5c1e"], 2);
+}

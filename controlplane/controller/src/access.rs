@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::audit::Note;
 use crate::change::{Action, Fault, Refusal, Target, Update};
 use crate::config::UriPattern;
 use crate::record::AgentRecord;
@@ -27,7 +28,7 @@ pub enum Role {
     Orchestrator,
     /// Runs the network: routers and links.
     Operator,
-    /// Says who is apart from whom: tenants and what they may reach of each other.
+    /// Says who is apart from whom: tenants and what they may reach of each other. Reads who did what.
     Admin,
 }
 
@@ -71,6 +72,7 @@ pub fn least_caller(path: &str) -> Option<Role> {
         | "/caplane.v1.Northbound/Rollout"
         | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
         | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Role::Viewer,
+        "/caplane.v1.Northbound/ReadAudit" => Role::Admin,
         "/caplane.v1.Northbound/Write" | "/caplane.v1.Northbound/Confirm" => Role::Orchestrator,
         _ => return None,
     })
@@ -163,6 +165,19 @@ fn denied(field: &str, value: &str, reason: String, remedy: &str) -> Refusal {
 }
 
 impl Principal {
+    /// What the audit log says of something that it did.
+    #[must_use]
+    pub fn note(&self, call: &str, what: String) -> Note {
+        Note {
+            who: self.uri.to_string(),
+            peer: self.address.to_string(),
+            role: self.role.as_str(),
+            call: call.to_owned(),
+            what,
+            ..Note::default()
+        }
+    }
+
     /// Refuses an update that it may not make, in this state.
     ///
     /// # Errors

@@ -12,13 +12,14 @@
 //!
 //! Refuses to know what the changes mean, gRPC and files.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use caplane_proto::v1::RefusedAttachment;
 use caplane_wire::Label;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::audit::{Auditor, Note};
 use crate::change::Refusal;
 use crate::feed::{self, ChangeFeed};
 use crate::knowledge::Knowledge;
@@ -26,6 +27,7 @@ use crate::rib::{Mark, Rib, Touched};
 use crate::store::{Batch, Store, StoreError};
 use crate::tables::{EntryChange, Tables};
 
+mod audited;
 mod history;
 mod open;
 mod rehearse;
@@ -54,6 +56,7 @@ pub struct State {
     committed: watch::Sender<Committed>,
     history: History,
     feed: ChangeFeed,
+    auditor: OnceLock<Auditor>,
 }
 
 /// What is durable.
@@ -81,6 +84,8 @@ pub struct Transaction<'a> {
     pub store_id: Option<String>,
     /// What made the generation.
     pub origins: Vec<Origin>,
+    /// What the audit log is to say of it.
+    pub notes: Vec<Note>,
 }
 
 /// A place in a transaction to come back to.
@@ -92,6 +97,7 @@ struct Savepoint {
     verdicts: usize,
     store_id: Option<String>,
     origins: usize,
+    notes: usize,
 }
 
 impl Transaction<'_> {
@@ -130,6 +136,7 @@ impl Transaction<'_> {
             verdicts: self.verdicts.len(),
             store_id: self.store_id.clone(),
             origins: self.origins.len(),
+            notes: self.notes.len(),
         }
     }
 
@@ -150,6 +157,7 @@ impl Transaction<'_> {
         self.verdicts.truncate(before.verdicts);
         self.store_id = before.store_id;
         self.origins.truncate(before.origins);
+        self.notes.truncate(before.notes);
     }
 }
 
@@ -429,6 +437,7 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
         verdicts: Vec::new(),
         store_id: None,
         origins: Vec::new(),
+        notes: Vec::new(),
     };
     for change in &mut group {
         apply(change.as_mut(), &mut transaction, &tables);
@@ -439,13 +448,24 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
         verdicts,
         store_id,
         origins,
+        notes,
         ..
     } = transaction;
     if !rib.changed_since(start) && cards.is_empty() && store_id.is_none() {
         rib.take_touched();
+        let nothing = Batch {
+            generation: before,
+            intent_generation: intent_before,
+            floor: tables.floor(),
+            ..Batch::default()
+        };
         drop((rib, tables));
+        let recorded = match notes.is_empty() || !state.is_audited() {
+            true => Ok(()),
+            false => state.store_audited(nothing, notes),
+        };
         deliver(verdicts);
-        return answer(group, &Ok(before));
+        return answer(group, &recorded.map(|()| before).map_err(|e| e.to_string()));
     }
     let touched = rib.take_touched();
     let changes = crate::compile::changes(&rib, &touched, &tables);
@@ -457,18 +477,19 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
         changed: changes.iter().map(|(key, _)| key.clone()).collect(),
         floor: tables.floor_after(generation, changes.len()),
         epoch: (before == 0).then(|| state.knowledge.epoch().clone()),
-        store_id,
+        store_id: store_id.clone(),
+        ..Batch::default()
     };
     drop(tables);
     let told = feed::changed(&rib, start);
     rib.set_generation(generation);
     // The disk is slow: readers go on meanwhile, and wait for it where they must.
     drop(rib);
-    match state.store.commit(&batch) {
+    match state.store_audited(batch, notes) {
         Ok(()) => {
             state.rib_mut().settle();
             let entries = changes.len();
-            state.publish(generation, changes, batch.store_id);
+            state.publish(generation, changes, store_id);
             state.history.push(generation, origins, entries);
             state.feed.push(generation, told);
             state

@@ -41,6 +41,8 @@ pub struct ControllerConfig {
     pub salts: Salts,
     /// Who this controller is and whom it believes.
     pub credentials: CredentialsConfig,
+    /// Audit records kept; the oldest are forgotten, which is recorded.
+    pub audit_records_max: u64,
     /// Where the desired state is kept.
     pub store: StoreConfig,
     /// How long things may take.

@@ -15,6 +15,7 @@
 //! | [`resolve`] | the most suitable class or agent for a path, an id or a text |
 //! | [`explain`] | what would become of a message, and why |
 //! | [`access`] | who may call, write and see what |
+//! | [`audit`] | who did what, in a chain that cannot be changed unseen |
 //! | [`northbound`], [`southbound`], [`tls`], [`unix`] | the shells: orchestrators, routers, mutual TLS, the local command |
 //! | [`service`] | starts and stops all of it |
 //!
@@ -22,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod audit;
 pub mod card;
 pub mod change;
 pub mod classify;

@@ -12,10 +12,12 @@ use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status};
 
 use crate::access::Principal;
+use crate::audit::Recorder;
 use crate::commit::{Committer, State};
 use crate::resolve::resolve;
 use crate::southbound::Sessions;
 
+mod audit;
 mod confirm;
 mod errors;
 mod explain;
@@ -43,6 +45,8 @@ pub struct NorthboundService {
     sessions: Arc<Sessions>,
     stopping: watch::Receiver<bool>,
     watches: Arc<Semaphore>,
+    audit_readers: Arc<Semaphore>,
+    recorder: Recorder,
 }
 
 impl NorthboundService {
@@ -52,6 +56,7 @@ impl NorthboundService {
         state: Arc<State>,
         committer: Committer,
         sessions: Arc<Sessions>,
+        recorder: Recorder,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         Self {
@@ -60,6 +65,8 @@ impl NorthboundService {
             sessions,
             stopping,
             watches: Arc::new(Semaphore::new(watcher::WATCHES_MAX)),
+            audit_readers: Arc::new(Semaphore::new(audit::READERS_MAX)),
+            recorder,
         }
     }
 }
@@ -121,6 +128,17 @@ impl Northbound for NorthboundService {
         let Principal { uri, scope, .. } = caller(&request)?;
         let stream = watcher::open(self, scope, request.into_inner())?;
         tracing::info!(event = "watch", who = %uri);
+        Ok(Response::new(stream))
+    }
+
+    type ReadAuditStream = audit::Stream;
+
+    async fn read_audit(
+        &self,
+        request: Request<v1::ReadAuditRequest>,
+    ) -> Result<Response<Self::ReadAuditStream>, Status> {
+        let caller = caller(&request)?;
+        let stream = audit::open(self, &caller, request.get_ref())?;
         Ok(Response::new(stream))
     }
 

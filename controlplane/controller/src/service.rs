@@ -23,6 +23,7 @@ use tonic::Status;
 use tonic::transport::Server;
 
 use crate::access::{Access, Role, Rule};
+use crate::audit::{AuditError, Auditor, Recorder};
 use crate::commit::{CommitError, Committer, OpenError, State};
 use crate::config::{ControllerConfig, UriPattern};
 use crate::knowledge::{Knowledge, KnowledgeError};
@@ -59,6 +60,9 @@ pub enum StartError {
     /// The stored state.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// A Write whose time was over while the controller was away still holds.
     #[error("cannot roll back the commit that was not confirmed in time: {0}")]
     Rollback(#[from] CommitError),
@@ -188,10 +192,12 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         refusals: refusals.clone(),
     };
     let (stopping, stop) = watch::channel(false);
+    let (recorder, recording) = Recorder::start(committer.clone(), stop.clone());
     let northbound = NorthboundService::new(
         state.clone(),
         committer.clone(),
         sessions.clone(),
+        recorder.clone(),
         stop.clone(),
     );
     let southbound = SouthboundService::new(
@@ -203,7 +209,7 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         refusals.clone(),
     );
     let rules = rules(&config.roles, local.as_ref());
-    let guard = Arc::new(Guard::new(Access::new(&rules), refusals.clone()));
+    let guard = Arc::new(Guard::new(Access::new(&rules), refusals.clone(), recorder));
     let certified = ReceiverStream::new(gate("northbound").open(north));
     let callers: Callers = match local {
         Some(local) => {
@@ -213,6 +219,7 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         None => Box::pin(certified),
     };
     let tasks = vec![
+        recording,
         serve_northbound(northbound, guard, callers, stop.clone()).await?,
         serve_southbound(southbound, gate("southbound"), south, stop.clone()),
         tokio::spawn(leases::keep(
@@ -250,11 +257,10 @@ fn open(config: &ControllerConfig) -> Result<Arc<State>, StartError> {
         std::fs::create_dir_all(folder).map_err(system("make the folder", folder.display()))?;
     }
     let store = Arc::new(RedbStore::open(&config.store.path)?);
-    Ok(State::open(
-        store,
-        knowledge,
-        config.store.change_log_entries_max,
-    )?)
+    let auditor = Auditor::open(&config.state_dir, store.as_ref(), config.audit_records_max)?;
+    let state = State::open(store, knowledge, config.store.change_log_entries_max)?;
+    state.audit_by(auditor);
+    Ok(state)
 }
 
 async fn serve_northbound(

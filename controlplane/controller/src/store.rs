@@ -63,6 +63,19 @@ pub struct Batch {
     pub epoch: Option<Epoch>,
     /// Set when the store gets another name.
     pub store_id: Option<String>,
+    /// Audit records added. A batch that has nothing else makes no generation: it names the newest.
+    pub audit: Vec<AuditRow>,
+    /// Audit records up to here are forgotten.
+    pub audit_floor: u64,
+}
+
+/// An audit record, as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Its number: from 1, rising by one.
+    pub sequence: u64,
+    /// What it says.
+    pub bytes: Vec<u8>,
 }
 
 /// Why a store did not do what it was asked.
@@ -131,4 +144,16 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Engine`].
     fn card(&self, number: u32) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Audit records from a number on, in order, at most so many.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`].
+    fn audit(&self, from: u64, count: usize) -> Result<Vec<AuditRow>, StoreError>;
+
+    /// Numbers of the oldest and the newest audit record.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`].
+    fn audit_ends(&self) -> Result<Option<(u64, u64)>, StoreError>;
 }

@@ -15,7 +15,7 @@ use crate::commit::Transaction;
 use crate::knowledge::Knowledge;
 use crate::record::{CounterKind, Object, ObjectKey};
 use crate::rib::Rib;
-use crate::store::{Batch, Store, StoreError, Stored};
+use crate::store::{AuditRow, Batch, Store, StoreError, Stored};
 use crate::tables::LogRow;
 use crate::taxonomy::Taxonomy;
 
@@ -172,6 +172,7 @@ pub(crate) fn change<T>(
         verdicts: Vec::new(),
         store_id: None,
         origins: Vec::new(),
+        notes: Vec::new(),
     };
     let value = tx.attempt(work)?;
     let verdicts = tx.verdicts;
@@ -286,6 +287,7 @@ struct Content {
     objects: BTreeMap<ObjectKey, Object>,
     cards: BTreeMap<u32, Vec<u8>>,
     log: Vec<LogRow>,
+    audit: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Store for MemoryStore {
@@ -312,7 +314,10 @@ impl Store for MemoryStore {
         }
         self.commits.fetch_add(1, Ordering::SeqCst);
         let mut content = self.content.lock().expect("not poisoned");
-        assert!(batch.generation > content.generation, "generations rise");
+        let alone = batch.objects.is_empty() && batch.cards.is_empty() && !batch.audit.is_empty();
+        let rises = batch.generation > content.generation;
+        let stays = alone && batch.generation == content.generation;
+        assert!(rises || stays, "generations rise");
         content.generation = batch.generation;
         content.intent_generation = batch.intent_generation;
         content.floor = batch.floor;
@@ -341,7 +346,32 @@ impl Store for MemoryStore {
             });
         }
         content.log.retain(|row| row.generation > batch.floor);
+        for row in &batch.audit {
+            content.audit.insert(row.sequence, row.bytes.clone());
+        }
+        content
+            .audit
+            .retain(|sequence, _| *sequence > batch.audit_floor);
         Ok(())
+    }
+
+    fn audit(&self, from: u64, count: usize) -> Result<Vec<AuditRow>, StoreError> {
+        let content = self.content.lock().expect("not poisoned");
+        let rows = content.audit.range(from..).take(count);
+        let rows = rows.map(|(sequence, bytes)| AuditRow {
+            sequence: *sequence,
+            bytes: bytes.clone(),
+        });
+        Ok(rows.collect())
+    }
+
+    fn audit_ends(&self) -> Result<Option<(u64, u64)>, StoreError> {
+        let content = self.content.lock().expect("not poisoned");
+        let oldest = content.audit.first_key_value();
+        let newest = content.audit.last_key_value();
+        Ok(oldest
+            .zip(newest)
+            .map(|((oldest, _), (newest, _))| (*oldest, *newest)))
     }
 
     fn card(&self, number: u32) -> Result<Option<Vec<u8>>, StoreError> {

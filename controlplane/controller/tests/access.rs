@@ -98,6 +98,7 @@ async fn code(client: &mut Client, call: &str) -> Code {
         "Watch" => of(client.watch(v1::WatchRequest::default()).await),
         "Resolve" => of(client.resolve(v1::ResolveRequest::default()).await),
         "Explain" => of(client.explain(v1::ExplainRequest::default()).await),
+        "ReadAudit" => of(client.read_audit(v1::ReadAuditRequest::default()).await),
         "Rollout" => of(client.rollout(v1::RolloutRequest::default()).await),
         other => panic!("{other}"),
     }
@@ -114,6 +115,7 @@ async fn every_call_by_every_role() {
         ("Rollout", 0),
         ("Write", 1),
         ("Confirm", 1),
+        ("ReadAudit", 3),
     ];
     for (uri, rank) in CALLERS {
         let mut client = controller.caller(uri).await;

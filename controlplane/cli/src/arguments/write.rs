@@ -81,6 +81,7 @@ impl Command {
             | Self::Commit(_)
             | Self::Rollout(_)
             | Self::Generation(_)
+            | Self::Audit(_)
             | Self::Resolve(_)
             | Self::Explain(_)
             | Self::Watch(_)

@@ -1,6 +1,6 @@
 //! From a store to a running state, also when the taxonomy or the compiler changed meanwhile.
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use tokio::sync::watch;
 
@@ -92,6 +92,7 @@ impl State {
             }),
             history: History::default(),
             feed: ChangeFeed::starting_at(generation, now_unix_ms()),
+            auditor: OnceLock::new(),
         }))
     }
 }

@@ -21,3 +21,6 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What init systems usually wait before SIGKILL is 10 s; half of that.
 pub const DRAIN_PERIOD: Duration = Duration::from_secs(5);
+
+/// Audit records kept: at about 600 bytes each some 60 MiB of disk.
+pub const AUDIT_RECORDS_MAX: u64 = 100_000;

@@ -38,6 +38,8 @@ struct RawConfig {
     #[serde(default)]
     acps: RawAcps,
     #[serde(default)]
+    audit: RawAudit,
+    #[serde(default)]
     store: RawStore,
     #[serde(default)]
     timers: RawTimers,
@@ -70,6 +72,12 @@ struct RawAcps {
 struct RawSalt {
     prefix: Spanned<String>,
     salt: Spanned<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawAudit {
+    records_max: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -113,6 +121,13 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<ControllerConfig, Fault
         taxonomy: raw.taxonomy.iter().map(|path| folder.join(path)).collect(),
         salts: salts(&raw.acps.salts)?,
         credentials: credentials(raw.credentials, folder)?,
+        audit_records_max: bounded(
+            raw.audit.records_max.as_ref(),
+            "records_max",
+            defaults::AUDIT_RECORDS_MAX,
+            100,
+            100_000_000,
+        )?,
         store: StoreConfig {
             path: match raw.store.path {
                 Some(path) => folder.join(path),

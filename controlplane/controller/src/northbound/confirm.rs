@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use caplane_proto::v1;
 use caplane_proto::v1::confirm_request::Action;
+use prost::Message;
 use tonic::Status;
 
 use super::NorthboundService;
 use super::errors::{not_committed, refused};
 use super::render::View;
 use crate::access::Principal;
+use crate::audit::Note;
 use crate::change::{Fault, Refusal, confirm};
 use crate::commit::Transaction;
 use crate::record::PendingRecord;
@@ -29,7 +31,9 @@ pub(super) async fn confirm(
 ) -> Result<v1::ConfirmResponse, Status> {
     let (generation, word) = check(&request).map_err(|refusal| refused(&refusal))?;
     let who = caller.uri.clone();
-    let work = move |tx: &mut Transaction<'_>| say(tx, generation, word, &caller);
+    let digest = ring::digest::digest(&ring::digest::SHA256, &request.encode_to_vec());
+    let digest = digest.as_ref().to_vec();
+    let work = move |tx: &mut Transaction<'_>| say(tx, generation, word, &caller, digest);
     let done = service.committer.change(work).await;
     let done = done.map_err(|error| not_committed(&error))?;
     tracing::info!(
@@ -50,16 +54,21 @@ fn say(
     generation: u64,
     word: Word,
     caller: &Principal,
+    digest: Vec<u8>,
 ) -> Result<Arc<PendingRecord>, Refusal> {
-    if let Some(record) = tx.rib.pending(generation) {
-        caller.may_end(generation, &record.caller)?;
-    }
-    let caller = &caller.uri;
     let what = match word {
         Word::Confirm => "confirms",
         Word::Cancel => "takes back",
         Word::Extend { .. } => "gives more time to",
     };
+    if let Some(record) = tx.rib.pending(generation) {
+        caller.may_end(generation, &record.caller)?;
+    }
+    tx.notes.push(Note {
+        request_sha256: digest,
+        ..caller.note("Confirm", format!("{what} commit {generation}"))
+    });
+    let caller = &caller.uri;
     tx.made_by(caller, format!("{what} commit {generation}"));
     match word {
         Word::Confirm => confirm::confirm(tx, generation, caller),

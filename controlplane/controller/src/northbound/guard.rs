@@ -1,33 +1,54 @@
 //! The door of the northbound listener: a call passes when its path is known and the caller has the role for it.
 //!
-//! What passes carries its [`Principal`]. It stands before the services, so that a call that is in no table reaches
-//! none. Refuses to know requests and answers.
+//! What passes carries its [`Principal`]; what is denied, here or behind, is noted for the audit log. It stands before
+//! the services, so that a call that is in no table reaches none. Refuses to know requests and answers.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
+use tonic::{Code, Status};
 
 use super::errors;
 use crate::access::{Access, Principal, least_caller};
+use crate::audit::{Note, Recorder};
 use crate::tls::{PeerIdentity, Refusals};
 
 /// Who may pass.
 pub struct Guard {
     access: Access,
     refusals: Arc<Refusals>,
+    recorder: Recorder,
 }
 
 impl Guard {
-    /// Those who have a role; others are counted in `refusals`.
+    /// Those who have a role; others are counted in `refusals`. Whatever is denied is noted.
     #[must_use]
-    pub fn new(access: Access, refusals: Arc<Refusals>) -> Self {
-        Self { access, refusals }
+    pub fn new(access: Access, refusals: Arc<Refusals>, recorder: Recorder) -> Self {
+        Self {
+            access,
+            refusals,
+            recorder,
+        }
+    }
+
+    /// Notes an answer that says that the caller may not do that.
+    fn note(&self, caller: Note, path: &str, headers: &http::HeaderMap) {
+        let status = Status::from_header_map(headers);
+        if let Some(status) = status
+            && status.code() == Code::PermissionDenied
+        {
+            self.recorder.note(Note {
+                call: path.rsplit('/').next().unwrap_or(path).to_owned(),
+                what: status.message().to_owned(),
+                code: Code::PermissionDenied as i32,
+                ..caller
+            });
+        }
     }
 
     fn admit(&self, peer: Option<&PeerIdentity>, path: &str) -> Result<Principal, Status> {
@@ -73,13 +94,30 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let guard = self.guard.clone();
+        let path = request.uri().path().to_owned();
         let peer = request.extensions().get::<PeerIdentity>();
-        match self.guard.admit(peer, request.uri().path()) {
+        match guard.admit(peer, &path) {
             Ok(principal) => {
+                let caller = principal.note("", String::new());
                 request.extensions_mut().insert(principal);
-                Box::pin(self.inner.call(request))
+                let answer = self.inner.call(request);
+                Box::pin(async move {
+                    let answer = answer.await?;
+                    guard.note(caller, &path, answer.headers());
+                    Ok(answer)
+                })
             }
-            Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
+            Err(status) => {
+                let caller = peer.map_or_else(Note::default, |peer| Note {
+                    who: peer.uri.to_string(),
+                    peer: peer.address.to_string(),
+                    ..Note::default()
+                });
+                let answer: http::Response<Body> = status.into_http();
+                guard.note(caller, &path, answer.headers());
+                Box::pin(std::future::ready(Ok(answer)))
+            }
         }
     }
 }

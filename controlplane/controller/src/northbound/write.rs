@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use caplane_proto::v1;
 use prost::Message;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::errors::{broke, code, not_committed, refused, update_status};
 use super::render::View;
 use super::{NorthboundService, rehearsal, rollout};
 use crate::access::{Principal, Scope};
+use crate::audit::{Note, words};
 use crate::change::confirm::{self, Start, Wait};
 use crate::change::once::{self, KEY_BYTES_MAX, RequestName};
 use crate::change::{Atomicity, Checked, Fault, Refusal, Update, parse, write};
@@ -37,6 +38,8 @@ struct Order {
     caller: Principal,
     wait_live: Option<Duration>,
     omit_entities: bool,
+    /// SHA-256 of the request as a whole.
+    digest: Vec<u8>,
 }
 
 /// What became of an order.
@@ -56,6 +59,7 @@ pub(super) async fn write(
 ) -> Result<v1::WriteResponse, Status> {
     let updates = request.updates.len();
     let (knowledge, who) = (service.state.knowledge().clone(), caller.uri.clone());
+    let denial = caller.note("Write", String::new());
     let order = tokio::task::spawn_blocking(move || check(&knowledge, caller, request)).await;
     let order = order
         .map_err(|_| broke("checking the batch"))?
@@ -74,6 +78,18 @@ pub(super) async fn write(
         (done.generation, done.value, Vec::new())
     };
     let generation = answer.held_by.unwrap_or(generation);
+    // A batch that is denied as a whole is noted at the door.
+    let code = Code::PermissionDenied as i32;
+    let denied = answer.statuses.iter().find(|status| status.code == code);
+    if let Some(status) = denied.filter(|_| answer.held_by.is_none()) {
+        let what = status.message.clone();
+        let note = Note {
+            what,
+            code,
+            ..denial
+        };
+        service.recorder.note(note);
+    }
     let refused = answer.statuses.iter().filter(|status| status.code != 0);
     tracing::info!(
         event = "write",
@@ -107,6 +123,7 @@ fn check(
     mut request: v1::WriteRequest,
 ) -> Result<Order, Refusal> {
     use v1::write_request::Atomicity as Asked;
+    let digest = digest(&request).as_ref().to_vec();
     // How it is answered is no part of what is asked: `name` does not see it.
     let omit_entities = std::mem::take(&mut request.omit_entities);
     let wait_live = rollout::wait(std::mem::take(&mut request.wait_live_ms), request.dry_run)?;
@@ -141,7 +158,12 @@ fn check(
         dry_run: request.dry_run,
         expected_generation: request.expected_generation,
         omit_entities,
+        digest,
     })
+}
+
+fn digest(request: &impl Message) -> ring::digest::Digest {
+    ring::digest::digest(&ring::digest::SHA256, &request.encode_to_vec())
 }
 
 /// The name of a request that is to be done once.
@@ -163,13 +185,12 @@ fn name(caller: String, request: &v1::WriteRequest) -> Result<Option<RequestName
             "leave one of the two out".into(),
         ));
     }
-    let digest = ring::digest::digest(&ring::digest::SHA256, &request.encode_to_vec());
     let mut name = RequestName {
         caller,
         key: key.clone(),
         digest: [0; 32],
     };
-    name.digest.copy_from_slice(digest.as_ref());
+    name.digest.copy_from_slice(digest(request).as_ref());
     Ok(Some(name))
 }
 
@@ -215,8 +236,17 @@ fn carry_out(
         })?,
         None => None,
     };
+    let held = refusals.iter().any(Option::is_none);
+    if held {
+        tx.notes.push(Note {
+            request_sha256: order.digest.clone(),
+            ..order
+                .caller
+                .note("Write", words::of_batch(&order.updates, &refusals))
+        });
+    }
     if let Some(name) = &order.name
-        && refusals.iter().any(Option::is_none)
+        && held
     {
         once::remember(tx, name.clone(), refused_updates(&refusals));
     }

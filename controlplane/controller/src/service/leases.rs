@@ -7,8 +7,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::change::{attach, confirm, lease};
-use crate::commit::{CommitError, Committer, State, now_unix_ms};
+use crate::audit::Note;
+use crate::change::{Refusal, attach, confirm, lease};
+use crate::commit::{CommitError, Committer, State, Transaction, now_unix_ms};
+use crate::record::PendingRecord;
 use crate::southbound::Sessions;
 
 /// Checks at least this often; more often when the lease is short.
@@ -110,7 +112,7 @@ pub(super) async fn expire_pending(
     if deadline.is_none_or(|deadline| deadline > now_unix_ms()) {
         return Ok(());
     }
-    let done = committer.change(confirm::expire).await?;
+    let done = committer.change(expire).await?;
     if let Some(record) = done.value {
         tracing::warn!(
             event = "not_confirmed",
@@ -122,6 +124,19 @@ pub(super) async fn expire_pending(
         );
     }
     Ok(())
+}
+
+fn expire(tx: &mut Transaction<'_>) -> Result<Option<Arc<PendingRecord>>, Refusal> {
+    let ended = confirm::expire(tx)?;
+    if let Some(record) = &ended {
+        let (commit, who) = (record.generation, &record.caller);
+        tx.notes.push(Note {
+            call: "expire".into(),
+            what: format!("commit {commit} of {who} was not confirmed in time and is taken back"),
+            ..Note::default()
+        });
+    }
+    Ok(ended)
 }
 
 #[cfg(test)]

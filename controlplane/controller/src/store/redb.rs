@@ -7,7 +7,7 @@ use caplane_wire::Label;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::{Batch, Epoch, Store, StoreError, Stored, new_store_id};
+use super::{AuditRow, Batch, Epoch, Store, StoreError, Stored, new_store_id};
 use crate::convert;
 use crate::record::Object;
 use crate::tables::{LogRow, TableKey};
@@ -16,6 +16,7 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const OBJECTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("objects");
 const CARDS: TableDefinition<u32, &[u8]> = TableDefinition::new("cards");
 const CHANGES: TableDefinition<u64, &[u8]> = TableDefinition::new("changes");
+const AUDIT: TableDefinition<u64, &[u8]> = TableDefinition::new("audit");
 
 /// Layout of the file; another one is refused rather than guessed at.
 const FORMAT: u64 = 1;
@@ -68,6 +69,7 @@ impl RedbStore {
             tx.open_table(OBJECTS)?;
             tx.open_table(CARDS)?;
             tx.open_table(CHANGES)?;
+            tx.open_table(AUDIT)?;
             let mut meta = tx.open_table(META)?;
             let format = meta.get("format")?.map(|value| number(value.value()));
             if format.is_none() {
@@ -202,6 +204,13 @@ impl Store for RedbStore {
                 changes.insert(batch.generation, row.as_slice())?;
             }
             changes.retain_in(..=batch.floor, |_, _| false)?;
+            let mut audit = tx.open_table(AUDIT)?;
+            for row in &batch.audit {
+                audit.insert(row.sequence, row.bytes.as_slice())?;
+            }
+            if batch.audit_floor > 0 {
+                audit.retain_in(..=batch.audit_floor, |_, _| false)?;
+            }
             let mut meta = tx.open_table(META)?;
             meta.insert("generation", batch.generation.to_be_bytes().as_slice())?;
             let intent = batch.intent_generation.to_be_bytes();
@@ -222,6 +231,32 @@ impl Store for RedbStore {
         self.read("read a card", |tx| {
             let cards = tx.open_table(CARDS)?;
             Ok(cards.get(number)?.map(|card| card.value().to_vec()))
+        })
+    }
+
+    fn audit(&self, from: u64, count: usize) -> Result<Vec<AuditRow>, StoreError> {
+        self.read("read the audit log", |tx| {
+            let rows = tx.open_table(AUDIT)?;
+            let mut found = Vec::new();
+            for row in rows.range(from..)?.take(count) {
+                let (sequence, bytes) = row?;
+                found.push(AuditRow {
+                    sequence: sequence.value(),
+                    bytes: bytes.value().to_vec(),
+                });
+            }
+            Ok(found)
+        })
+    }
+
+    fn audit_ends(&self) -> Result<Option<(u64, u64)>, StoreError> {
+        self.read("read the audit log", |tx| {
+            let rows = tx.open_table(AUDIT)?;
+            let ends = (rows.first()?, rows.last()?);
+            Ok(match ends {
+                (Some((oldest, _)), Some((newest, _))) => Some((oldest.value(), newest.value())),
+                _ => None,
+            })
         })
     }
 }

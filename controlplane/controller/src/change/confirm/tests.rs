@@ -405,6 +405,7 @@ fn cards_come_back_also_those_that_were_not_stored_yet() {
         verdicts: Vec::new(),
         store_id: None,
         origins: Vec::new(),
+        notes: Vec::new(),
     };
     write::batch(&mut tx, &first, Atomicity::AllOrNone).expect("written");
     let given = tx.cards[0].clone();
