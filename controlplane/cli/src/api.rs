@@ -3,7 +3,7 @@
 //!
 //! It refuses to know how results are shown.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use caplane_proto::v1;
 use caplane_proto::v1::entity::Entity as Kind;
@@ -23,6 +23,8 @@ pub use details::Details;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for one answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest that a write waits for its turn where the controller says that this client asks for too much.
+const QUOTA_PATIENCE: Duration = Duration::from_secs(30);
 /// Largest answer taken (bytes): 10,000 agents, the largest page, with cards of 6 KiB.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Entities of one page.
@@ -221,10 +223,22 @@ impl Api {
             wait_live_ms: wait_live_seconds.saturating_mul(1_000),
             ..v1::WriteRequest::default()
         };
-        let answer = self.client.clone().write(request).await;
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|status| self.refused(&status))
+        let begun = Instant::now();
+        loop {
+            // What is refused for its quota was not begun: it may be sent again.
+            let refused = match self.client.clone().write(request.clone()).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => status,
+            };
+            let wait = Details::of(&refused).retry_after_ms;
+            let wait = wait.map(|ms| Duration::from_millis(ms.into()));
+            match wait {
+                Some(wait) if begun.elapsed() + wait < QUOTA_PATIENCE => {
+                    tokio::time::sleep(wait).await;
+                }
+                _ => return Err(self.refused(&refused)),
+            }
+        }
     }
 
     /// Applies one update; returns what the controller made of the entity.

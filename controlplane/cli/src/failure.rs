@@ -88,6 +88,7 @@ impl Failure {
         json!({
             "schema": "caplane.error/1", "exit": self.exit as u8, "error": self.text,
             "faulty": self.details.faulty, "faults": faults.collect::<Vec<_>>(),
+            "retry_after_ms": self.details.retry_after_ms,
         })
     }
 }
@@ -265,6 +266,7 @@ mod tests {
             details: Details {
                 faults: vec![fault(0, &["x", "y"]), fault(4, &[])],
                 faulty: 3,
+                retry_after_ms: None,
             },
         });
         assert_eq!(

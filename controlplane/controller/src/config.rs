@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::access::Rule;
+use crate::quota::Quota;
 use crate::salts::Salts;
 
 pub mod defaults;
@@ -41,6 +42,8 @@ pub struct ControllerConfig {
     pub salts: Salts,
     /// Who this controller is and whom it believes.
     pub credentials: CredentialsConfig,
+    /// What each client of the northbound API may ask for.
+    pub quota: Quota,
     /// Audit records kept; the oldest are forgotten, which is recorded.
     pub audit_records_max: u64,
     /// Where the desired state is kept.

@@ -15,6 +15,7 @@
 //! | [`resolve`] | the most suitable class or agent for a path, an id or a text |
 //! | [`explain`] | what would become of a message, and why |
 //! | [`access`] | who may call, write and see what |
+//! | [`quota`] | how much each client may ask for |
 //! | [`audit`] | who did what, in a chain that cannot be changed unseen |
 //! | [`northbound`], [`southbound`], [`tls`], [`unix`] | the shells: orchestrators, routers, mutual TLS, the local command |
 //! | [`service`] | starts and stops all of it |
@@ -35,6 +36,7 @@ pub mod explain;
 pub mod feed;
 pub mod knowledge;
 pub mod northbound;
+pub mod quota;
 pub mod record;
 pub mod resolve;
 pub mod rib;

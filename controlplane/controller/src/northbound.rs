@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use crate::access::Principal;
 use crate::audit::Recorder;
 use crate::commit::{Committer, State};
+use crate::quota::Limits;
 use crate::resolve::resolve;
 use crate::southbound::Sessions;
 
@@ -47,6 +48,7 @@ pub struct NorthboundService {
     watches: Arc<Semaphore>,
     audit_readers: Arc<Semaphore>,
     recorder: Recorder,
+    limits: Limits,
 }
 
 impl NorthboundService {
@@ -57,6 +59,7 @@ impl NorthboundService {
         committer: Committer,
         sessions: Arc<Sessions>,
         recorder: Recorder,
+        limits: Limits,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         Self {
@@ -67,6 +70,7 @@ impl NorthboundService {
             watches: Arc::new(Semaphore::new(watcher::WATCHES_MAX)),
             audit_readers: Arc::new(Semaphore::new(audit::READERS_MAX)),
             recorder,
+            limits,
         }
     }
 }
@@ -125,9 +129,10 @@ impl Northbound for NorthboundService {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let Principal { uri, scope, .. } = caller(&request)?;
-        let stream = watcher::open(self, scope, request.into_inner())?;
-        tracing::info!(event = "watch", who = %uri);
+        let caller = caller(&request)?;
+        let who = caller.uri.clone();
+        let stream = watcher::open(self, caller, request.into_inner())?;
+        tracing::info!(event = "watch", %who);
         Ok(Response::new(stream))
     }
 

@@ -28,6 +28,7 @@ use crate::commit::{CommitError, Committer, OpenError, State};
 use crate::config::{ControllerConfig, UriPattern};
 use crate::knowledge::{Knowledge, KnowledgeError};
 use crate::northbound::{self, Guard, Guarded, NorthboundService};
+use crate::quota::Limits;
 use crate::southbound::{self, Sessions, SouthboundService};
 use crate::store::{RedbStore, StoreError};
 use crate::tls::{CredentialsError, Gate, PeerStream, Refusals, server_config};
@@ -192,12 +193,14 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         refusals: refusals.clone(),
     };
     let (stopping, stop) = watch::channel(false);
+    let limits = Limits::new(config.quota);
     let (recorder, recording) = Recorder::start(committer.clone(), stop.clone());
     let northbound = NorthboundService::new(
         state.clone(),
         committer.clone(),
         sessions.clone(),
         recorder.clone(),
+        limits.clone(),
         stop.clone(),
     );
     let southbound = SouthboundService::new(
@@ -209,7 +212,12 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         refusals.clone(),
     );
     let rules = rules(&config.roles, local.as_ref());
-    let guard = Arc::new(Guard::new(Access::new(&rules), refusals.clone(), recorder));
+    let guard = Arc::new(Guard::new(
+        Access::new(&rules),
+        refusals.clone(),
+        recorder,
+        limits,
+    ));
     let certified = ReceiverStream::new(gate("northbound").open(north));
     let callers: Callers = match local {
         Some(local) => {

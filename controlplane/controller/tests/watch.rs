@@ -343,7 +343,7 @@ fn request_of(kind: Kind) -> v1::ReadRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_watched_is_refused() {
-    let controller = Controller::start();
+    let controller = Controller::with("[quota]\nwatches = 1000\n");
     let mut operator = controller.operator().await;
     let resume = |text: &str| v1::WatchRequest {
         resume: text.into(),

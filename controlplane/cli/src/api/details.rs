@@ -15,6 +15,8 @@ pub struct Details {
     pub faults: Vec<v1::ErrorDetail>,
     /// Faulty updates in all; more than `faults` when not all were named.
     pub faulty: usize,
+    /// When the same would do (milliseconds).
+    pub retry_after_ms: Option<u32>,
 }
 
 impl Details {
@@ -36,6 +38,10 @@ impl Details {
                     let told = failure.statuses.into_iter().filter_map(|told| told.detail);
                     // The first of them is the one that the status is about.
                     details.faults.extend(told.skip(1));
+                }
+                Some("RetryAfter") => {
+                    let wait = v1::RetryAfter::decode(value);
+                    details.retry_after_ms = wait.ok().map(|wait| wait.ms);
                 }
                 _ => {}
             }
@@ -79,13 +85,14 @@ mod tests {
                 packed("Unheard", &fault("x")),
                 packed("ErrorDetail", &fault("a")),
                 packed("WriteFailure", &failure),
+                packed("RetryAfter", &v1::RetryAfter { ms: 40 }),
             ],
             ..v1::RichStatus::default()
         };
         let status = Status::with_details(Code::NotFound, "m", rich.encode_to_vec().into());
         let details = Details::of(&status);
         assert_eq!(details.faults, [fault("a"), fault("b")]);
-        assert_eq!(details.faulty, 9);
+        assert_eq!((details.faulty, details.retry_after_ms), (9, Some(40)));
         let garbage = Status::with_details(Code::NotFound, "m", vec![0xff; 9].into());
         assert_eq!(Details::of(&garbage), Details::default());
     }

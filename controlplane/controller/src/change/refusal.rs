@@ -49,6 +49,8 @@ pub struct About {
     pub update: Option<usize>,
     /// The batch's other faulty updates, in order; each of them has none.
     pub further: Vec<Refusal>,
+    /// Milliseconds after which the same would do.
+    pub retry_after_ms: Option<u32>,
 }
 
 /// Longest value repeated in a refusal, in characters.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::quota::Quota;
+
 /// Name of the store's file under `state_dir`.
 pub const STORE_FILE: &str = "controller.redb";
 
@@ -24,3 +26,13 @@ pub const DRAIN_PERIOD: Duration = Duration::from_secs(5);
 
 /// Audit records kept: at about 600 bytes each some 60 MiB of disk.
 pub const AUDIT_RECORDS_MAX: u64 = 100_000;
+
+/// What a client may ask for in a second; it may save up ten. 100,000 agents with a grant and a card of 2 KiB each pass
+/// at once within that; a client that asks in a loop does not go on for ever.
+pub const QUOTA: Quota = Quota {
+    calls_per_second: 2_000,
+    updates_per_second: 50_000,
+    bytes_per_second: 32 * 1024 * 1024,
+    // A quarter of those that may be open in all.
+    watches: 64,
+};

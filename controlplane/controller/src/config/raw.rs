@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::roles::{RawRole, rules};
 use super::{ControllerConfig, CredentialsConfig, StoreConfig, Timers, TrustRoots, defaults};
+use crate::quota::Quota;
 use crate::salts::{Salt, Salts};
 
 /// Longest path of a socket while it is made (bytes): Linux takes 107, and it is made under a name that is 4 longer.
@@ -39,6 +40,8 @@ struct RawConfig {
     acps: RawAcps,
     #[serde(default)]
     audit: RawAudit,
+    #[serde(default)]
+    quota: RawQuota,
     #[serde(default)]
     store: RawStore,
     #[serde(default)]
@@ -72,6 +75,15 @@ struct RawAcps {
 struct RawSalt {
     prefix: Spanned<String>,
     salt: Spanned<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawQuota {
+    calls_per_second: Option<Spanned<u64>>,
+    updates_per_second: Option<Spanned<u64>>,
+    bytes_per_second: Option<Spanned<u64>>,
+    watches: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -121,6 +133,7 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<ControllerConfig, Fault
         taxonomy: raw.taxonomy.iter().map(|path| folder.join(path)).collect(),
         salts: salts(&raw.acps.salts)?,
         credentials: credentials(raw.credentials, folder)?,
+        quota: quota(&raw.quota)?,
         audit_records_max: bounded(
             raw.audit.records_max.as_ref(),
             "records_max",
@@ -255,6 +268,29 @@ fn salts(raw: &[RawSalt]) -> Result<Salts, Fault> {
         salts.push(salt);
     }
     Ok(Salts::new(salts))
+}
+
+fn quota(raw: &RawQuota) -> Result<Quota, Fault> {
+    let Quota {
+        calls_per_second,
+        updates_per_second,
+        bytes_per_second,
+        watches,
+    } = defaults::QUOTA;
+    let rate = |raw: &Option<Spanned<u64>>, field, default: u32| {
+        let max = u64::from(u32::MAX);
+        bounded(raw.as_ref(), field, default.into(), 1, max).map(|value| value as u32)
+    };
+    Ok(Quota {
+        calls_per_second: rate(&raw.calls_per_second, "calls_per_second", calls_per_second)?,
+        updates_per_second: rate(
+            &raw.updates_per_second,
+            "updates_per_second",
+            updates_per_second,
+        )?,
+        bytes_per_second: rate(&raw.bytes_per_second, "bytes_per_second", bytes_per_second)?,
+        watches: rate(&raw.watches, "watches", watches)?,
+    })
 }
 
 fn timers(raw: &RawTimers) -> Result<Timers, Fault> {

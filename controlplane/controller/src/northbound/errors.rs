@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use crate::access::Role;
 use crate::change::{Fault, Refusal};
 use crate::commit::CommitError;
+use crate::quota::Exceeded;
 
 /// Longest message (bytes); percent-encoded it may take three times as much.
 const MESSAGE_BYTES_MAX: usize = 1_024;
@@ -94,6 +95,21 @@ pub(super) fn not_for(role: Role, path: &str, least: Option<Role>) -> Status {
     refused(&Refusal::new(Fault::Denied, "call", path, reason, remedy))
 }
 
+/// A client that asked for more than is due to it.
+pub(super) fn exceeded(exceeded: &Exceeded) -> Status {
+    let ms = exceeded.retry_after.as_millis() + 1;
+    let ms = u32::try_from(ms).unwrap_or(u32::MAX);
+    let mut refusal = Refusal::new(
+        Fault::Full,
+        &format!("quota.{}", exceeded.kind.field()),
+        exceeded.per_second,
+        "is what is due to you, and you asked for more",
+        format!("ask again in {ms} ms"),
+    );
+    refusal.about.retry_after_ms = Some(ms);
+    refused(&refusal)
+}
+
 /// What became of an update that was refused.
 pub(super) fn update_status(refusal: &Refusal) -> v1::UpdateStatus {
     v1::UpdateStatus {
@@ -110,6 +126,10 @@ fn status(code: Code, refusal: &Refusal) -> Status {
         message: message.clone(),
         details: vec![packed("ErrorDetail", &detail(refusal))],
     };
+    if let Some(ms) = refusal.about.retry_after_ms {
+        let wait = v1::RetryAfter { ms };
+        rich.details.push(packed("RetryAfter", &wait));
+    }
     if !refusal.about.further.is_empty() {
         let room = RICH_BYTES_MAX.saturating_sub(rich.encoded_len());
         rich.details
@@ -217,6 +237,24 @@ mod tests {
         };
         assert_eq!(unpacked::<v1::ErrorDetail>(&rich, "ErrorDetail"), expected);
         assert_eq!(rich.details.len(), 1, "one fault needs no list");
+    }
+
+    #[test]
+    fn who_asks_for_too_much_is_told_how_long_to_wait() {
+        let status = exceeded(&Exceeded {
+            kind: crate::quota::Kind::Updates,
+            per_second: 100,
+            retry_after: std::time::Duration::from_micros(1_500),
+        });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let wait: v1::RetryAfter = unpacked(&rich(&status), "RetryAfter");
+        assert_eq!(wait.ms, 2, "never too early");
+        assert!(
+            status
+                .message()
+                .starts_with("quota.updates_per_second \"100\""),
+            "{status}"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The door of the northbound listener: a call passes when its path is known and the caller has the role for it.
+//! The door of the northbound listener: a call passes when its path is known, and the caller has the role for it and did
+//! not ask for too much lately.
 //!
 //! What passes carries its [`Principal`]; what is denied, here or behind, is noted for the audit log. It stands before
 //! the services, so that a call that is in no table reaches none. Refuses to know requests and answers.
@@ -16,6 +17,7 @@ use tonic::{Code, Status};
 use super::errors;
 use crate::access::{Access, Principal, least_caller};
 use crate::audit::{Note, Recorder};
+use crate::quota::{Kind, Limits};
 use crate::tls::{PeerIdentity, Refusals};
 
 /// Who may pass.
@@ -23,16 +25,23 @@ pub struct Guard {
     access: Access,
     refusals: Arc<Refusals>,
     recorder: Recorder,
+    limits: Limits,
 }
 
 impl Guard {
-    /// Those who have a role; others are counted in `refusals`. Whatever is denied is noted.
+    /// Those who have a role, within their `limits`; others are counted in `refusals`. Whatever is denied is noted.
     #[must_use]
-    pub fn new(access: Access, refusals: Arc<Refusals>, recorder: Recorder) -> Self {
+    pub fn new(
+        access: Access,
+        refusals: Arc<Refusals>,
+        recorder: Recorder,
+        limits: Limits,
+    ) -> Self {
         Self {
             access,
             refusals,
             recorder,
+            limits,
         }
     }
 
@@ -58,6 +67,8 @@ impl Guard {
             self.refusals.count("northbound", address, "stranger", uri);
             return Err(errors::stranger(uri));
         };
+        let within = self.limits.take(&peer.uri, &[(Kind::Calls, 1)]);
+        within.map_err(|exceeded| errors::exceeded(&exceeded))?;
         let least = least_caller(path);
         match least {
             Some(least) if principal.role >= least => Ok(principal),

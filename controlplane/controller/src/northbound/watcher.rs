@@ -21,7 +21,7 @@ use super::NorthboundService;
 use super::errors::{broke, not_committed, refused, unavailable};
 use super::read;
 use super::render::View;
-use crate::access::Scope;
+use crate::access::{Principal, Scope};
 use crate::change::{Fault, Refusal};
 use crate::commit::{CommitError, Committed, State};
 use crate::feed::{Changed, EntityKey, Gone};
@@ -73,7 +73,7 @@ enum End {
 /// Begins a watch.
 pub(super) fn open(
     service: &NorthboundService,
-    scope: Scope,
+    caller: Principal,
     request: v1::WatchRequest,
 ) -> Result<Stream, Status> {
     let (wanted, begin) = request::check(request).map_err(|refusal| refused(&refusal))?;
@@ -86,11 +86,20 @@ pub(super) fn open(
             "close one, or watch several kinds at once",
         ))
     })?;
+    let own = service.limits.watch(&caller.uri).ok_or_else(|| {
+        refused(&Refusal::new(
+            Fault::Full,
+            "quota.watches",
+            service.limits.quota.watches,
+            "are open, no more are due to you",
+            "close one, or watch several kinds at once",
+        ))
+    })?;
     let (outgoing, stream) = mpsc::channel(1);
     let mut stopping = service.stopping.clone();
-    let mut watcher = Watcher::new(service, scope, wanted, outgoing.clone());
+    let mut watcher = Watcher::new(service, caller.scope, wanted, outgoing.clone());
     tokio::spawn(async move {
-        let _place = place;
+        let _places = (place, own);
         let end = tokio::select! {
             end = watcher.run(begin) => end,
             () = outgoing.closed() => End::Left,

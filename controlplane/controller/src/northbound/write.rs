@@ -8,7 +8,7 @@ use caplane_proto::v1;
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::errors::{broke, code, not_committed, refused, update_status};
+use super::errors::{broke, code, exceeded, not_committed, refused, update_status};
 use super::render::View;
 use super::{NorthboundService, rehearsal, rollout};
 use crate::access::{Principal, Scope};
@@ -18,6 +18,7 @@ use crate::change::once::{self, KEY_BYTES_MAX, RequestName};
 use crate::change::{Atomicity, Checked, Fault, Refusal, Update, parse, write};
 use crate::commit::{State, Transaction};
 use crate::knowledge::Knowledge;
+use crate::quota;
 use crate::record::{RefusedUpdate, RequestRecord};
 use crate::rib::Rib;
 use crate::southbound::Sessions;
@@ -58,6 +59,12 @@ pub(super) async fn write(
     request: v1::WriteRequest,
 ) -> Result<v1::WriteResponse, Status> {
     let updates = request.updates.len();
+    let costs = [
+        (quota::Kind::Updates, updates),
+        (quota::Kind::Bytes, request.encoded_len()),
+    ];
+    let within = service.limits.take(&caller.uri, &costs);
+    within.map_err(|error| exceeded(&error))?;
     let (knowledge, who) = (service.state.knowledge().clone(), caller.uri.clone());
     let denial = caller.note("Write", String::new());
     let order = tokio::task::spawn_blocking(move || check(&knowledge, caller, request)).await;
