@@ -41,8 +41,8 @@ deps: ## Install what the build needs (Debian packages, by apt)
 	need pkg-config 'command -v pkg-config' 'build scripts find libraries with it'; \
 	need iproute2 'command -v ip' 'a test lowers the MTU of a link in a network namespace'; \
 	need valgrind 'command -v valgrind' 'it counts instructions (make gates)'; \
-	need python3-venv 'python3 -c "import venv, ensurepip"' 'the tests run a client of the wire format written in Python'; \
-	need python3-pip 'python3 -m pip --version' 'it installs the QUIC library of that client'; \
+	need python3-venv 'python3 -c "import venv, ensurepip"' 'the tests run clients of the wire format and of the API written in Python'; \
+	need python3-pip 'python3 -m pip --version' 'it installs the QUIC and gRPC libraries of those clients'; \
 	if [ -z "$$names" ]; then echo "deps: everything the build needs is here"; exit 0; fi; \
 	command -v apt-get >/dev/null || { echo "deps: no apt-get here; install these by your own system's means:$$names" >&2; exit 1; }; \
 	sudo=""; \
