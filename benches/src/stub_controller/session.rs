@@ -142,6 +142,7 @@ impl Session {
                 store_id: "stub".to_owned(),
                 lease_ms: LEASE_MS,
                 generation: view.generation,
+                ..SessionAccepted::default()
             }
         };
         self.send(Down::Accepted(accepted)).await?;

@@ -85,6 +85,7 @@ impl Table {
             upserts: upserts.to_vec(),
             removes,
             last: false,
+            election_id: 0,
         };
         let mut parts: Vec<TableUpdate> = upserts
             .chunks(RESOURCES_PER_PART)

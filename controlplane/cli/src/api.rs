@@ -10,19 +10,15 @@ use caplane_proto::v1::entity::Entity as Kind;
 use caplane_proto::v1::northbound_client::NorthboundClient;
 use caplane_proto::v1::read_request::Kind as ReadKind;
 use caplane_proto::v1::update::Type as UpdateType;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
-use crate::pki::CONTROLLER_DNS;
-
+mod channel;
 mod details;
+mod leader;
 
 pub use details::Details;
 
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for one answer.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest that a write waits for its turn where the controller says that this client asks for too much.
 const QUOTA_PATIENCE: Duration = Duration::from_secs(30);
 /// Largest answer taken (bytes): 10,000 agents, the largest page, with cards of 6 KiB.
@@ -39,6 +35,9 @@ pub struct ApiCredentials {
     pub key_pem: String,
     /// Roots that the controller's certificate must come from.
     pub roots_pem: String,
+    /// URI that the controller's certificate must carry, or, ending in `/`, begin with; empty = that of controllers of the
+    /// trust domain that the operator's own certificate names.
+    pub controller_uri: String,
 }
 
 /// Why a call did not do what was asked.
@@ -120,12 +119,22 @@ pub struct WriteOptions {
     pub wait_live_seconds: u32,
 }
 
-/// A connection to one controller.
-#[derive(Debug, Clone)]
+/// A connection to one controller. What only the one that leads can do is asked of that one.
+#[derive(Clone)]
 pub struct Api {
     client: NorthboundClient<Channel>,
     address: String,
+    /// To go on to another controller with; `None` at a unix socket, which is on this machine only.
+    credentials: Option<ApiCredentials>,
     options: WriteOptions,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Api {
@@ -134,16 +143,8 @@ impl Api {
     /// # Errors
     /// [`ApiError::Unreachable`].
     pub async fn connect(address: &str, credentials: &ApiCredentials) -> Result<Self, ApiError> {
-        let tls = ClientTlsConfig::new()
-            .domain_name(CONTROLLER_DNS)
-            .ca_certificate(Certificate::from_pem(&credentials.roots_pem))
-            .identity(Identity::from_pem(
-                &credentials.chain_pem,
-                &credentials.key_pem,
-            ));
-        let endpoint = Endpoint::from_shared(format!("https://{address}"))
-            .and_then(|endpoint| endpoint.tls_config(tls));
-        Self::open(address, endpoint).await
+        let channel = channel::open(address, credentials).await?;
+        Ok(Self::on(channel, address, Some(credentials.clone())))
     }
 
     /// Connects to a controller on this machine by its unix socket, "unix:///path": this user is who asks.
@@ -151,30 +152,18 @@ impl Api {
     /// # Errors
     /// [`ApiError::Unreachable`].
     pub async fn connect_local(address: &str) -> Result<Self, ApiError> {
-        Self::open(address, Endpoint::from_shared(address.to_owned())).await
+        let channel = channel::open_local(address).await?;
+        Ok(Self::on(channel, address, None))
     }
 
-    async fn open(
-        address: &str,
-        endpoint: Result<Endpoint, tonic::transport::Error>,
-    ) -> Result<Self, ApiError> {
-        let unreachable = |error: tonic::transport::Error| ApiError::Unreachable {
-            address: address.to_owned(),
-            cause: causes(&error),
-        };
-        let channel = endpoint
-            .map_err(unreachable)?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT)
-            .connect()
-            .await
-            .map_err(unreachable)?;
+    fn on(channel: Channel, address: &str, credentials: Option<ApiCredentials>) -> Self {
         let client = NorthboundClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-        Ok(Self {
+        Self {
             client,
             address: address.to_owned(),
+            credentials,
             options: WriteOptions::default(),
-        })
+        }
     }
 
     /// The same, writing in this way from now on.
@@ -226,17 +215,24 @@ impl Api {
         let begun = Instant::now();
         loop {
             // What is refused for its quota was not begun: it may be sent again.
-            let refused = match self.client.clone().write(request.clone()).await {
-                Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) => status,
+            let answer = self.led(|mut client| {
+                let request = request.clone();
+                async move { client.write(request).await }
+            });
+            let refused = match answer.await {
+                Ok(answer) => return Ok(answer),
+                Err(refused) => refused,
             };
-            let wait = Details::of(&refused).retry_after_ms;
+            let wait = match &refused {
+                ApiError::Refused { details, .. } => details.retry_after_ms,
+                _ => None,
+            };
             let wait = wait.map(|ms| Duration::from_millis(ms.into()));
             match wait {
                 Some(wait) if begun.elapsed() + wait < QUOTA_PATIENCE => {
                     tokio::time::sleep(wait).await;
                 }
-                _ => return Err(self.refused(&refused)),
+                _ => return Err(refused),
             }
         }
     }
@@ -418,8 +414,12 @@ impl Api {
             action: action.into(),
             extend_seconds,
         };
-        let answer = self.client.clone().confirm(request).await;
-        let answer = answer.map_err(|status| self.refused(&status))?.into_inner();
+        let answer = self
+            .led(|mut client| {
+                let request = request.clone();
+                async move { client.confirm(request).await }
+            })
+            .await?;
         let pending = answer.pending.ok_or(ApiError::Nonsense {
             call: "Confirm",
             missing: "what was confirmed",
@@ -433,7 +433,16 @@ impl Api {
     /// [`ApiError`]; NOT_FOUND when there is no such generation yet.
     pub async fn rollout(&self, generation: u64) -> Result<v1::RolloutResponse, ApiError> {
         let request = v1::RolloutRequest { generation };
-        let answer = self.client.clone().rollout(request).await;
+        self.led(|mut client| async move { client.rollout(request).await })
+            .await
+    }
+
+    /// Which controller this is, and which one leads.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn status(&self) -> Result<v1::StatusResponse, ApiError> {
+        let answer = self.client.clone().status(v1::StatusRequest {}).await;
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| self.refused(&status))
@@ -589,6 +598,7 @@ mod tests {
             chain_pem: issued.chain_pem,
             key_pem: issued.key_pem,
             roots_pem: authority.certificate_pem().to_owned(),
+            controller_uri: String::new(),
         };
         // Bound and not listening for TLS: closed at once.
         let error = Api::connect("127.0.0.1:1", &credentials)

@@ -79,7 +79,7 @@ pub struct Global {
     /// State folder of `caplane up`: certificates, addresses [default: ~/.local/state/caplane]
     #[arg(long, global = true, env = "CAPLANE_STATE", value_name = "FOLDER")]
     pub state: Option<PathBuf>,
-    /// The controller's northbound API [default: the state folder's fabric]
+    /// The controller's northbound API; of several, with commas between, one that can be reached [default: the state folder's fabric]
     #[arg(
         long,
         global = true,
@@ -87,6 +87,15 @@ pub struct Global {
         value_name = "HOST:PORT|unix:///PATH"
     )]
     pub controller: Option<String>,
+    /// URI the controller's certificate must carry; ending in "/", what it begins with [default: spiffe://DOMAIN/controller/ of
+    /// your own certificate's trust domain]
+    #[arg(
+        long,
+        global = true,
+        env = "CAPLANE_CONTROLLER_URI",
+        value_name = "URI"
+    )]
+    pub controller_uri: Option<String>,
     /// Operator whose certificate is used, `operator-<NAME>.pem` of the state folder [default: you, by the controller's unix socket where there is one, else admin]
     #[arg(long, global = true, value_name = "NAME")]
     pub operator: Option<String>,
@@ -114,6 +123,7 @@ impl Global {
         Settings {
             state: self.state.clone().unwrap_or_else(default_state),
             controller: self.controller.clone(),
+            controller_uri: self.controller_uri.clone().unwrap_or_default(),
             operator: self.operator.clone(),
             chain: self.chain.clone(),
             key: self.key.clone(),
@@ -169,6 +179,8 @@ pub enum Command {
     /// Who did what: list the audit log, or verify that nobody changed it
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Which controller answers, which one leads, and where its store stands
+    Status,
     /// Ask what serves a need: the best classes or agents for a text, path or id
     Resolve(ResolveArguments),
     /// Say what would become of a message, router by router, and why

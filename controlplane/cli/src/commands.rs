@@ -20,6 +20,7 @@ mod messages;
 mod overrides;
 mod policy;
 mod rollout;
+mod status;
 mod topology;
 mod watch;
 mod written;
@@ -53,6 +54,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             rollout::show(&settings, generation).await?
         }
         Command::Audit(command) => audit::run(&settings, command).await?,
+        Command::Status => status::show(&settings).await?,
         Command::Resolve(arguments) => classes::resolve(&settings, &arguments).await?,
         Command::Explain(arguments) => explain::explain(&settings, &arguments).await?,
         Command::Watch(arguments) => return watch::watch(&settings, &arguments, json).await,

@@ -572,6 +572,7 @@ pub fn operator_credentials(folder: &Path) -> Result<ApiCredentials, FabricError
         chain_pem: read(files.chain)?,
         key_pem: read(files.key)?,
         roots_pem: read(folder.join(pki::CA_FILE))?,
+        controller_uri: String::new(),
     })
 }
 

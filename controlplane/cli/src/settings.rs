@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use caplane_client::{Credentials, TrustBundle};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Api, ApiCredentials, WriteOptions};
+use crate::api::{Api, ApiCredentials, ApiError, WriteOptions};
 use crate::fabric::OPERATOR;
 use crate::failure::{Exit, Failure};
 use crate::pki::{CA_FILE, PemFiles, TRUST_DOMAIN};
@@ -40,8 +40,10 @@ pub struct FabricFile {
 pub struct Settings {
     /// State folder.
     pub state: PathBuf,
-    /// "host:port" of the northbound API, or "unix:///path".
+    /// "host:port" of the northbound API, several with commas between, or "unix:///path".
     pub controller: Option<String>,
+    /// URI that the controller's certificate must carry, see [`ApiCredentials::controller_uri`].
+    pub controller_uri: String,
     /// Operator's name: its files are `operator-<name>.pem` in the state folder. `None` = [`OPERATOR`], or this user
     /// where the fabric has a unix socket.
     pub operator: Option<String>,
@@ -118,8 +120,9 @@ impl Settings {
             chain_pem: read(&files.chain)?,
             key_pem: read(&files.key)?,
             roots_pem: read(&self.roots_path())?,
+            controller_uri: self.controller_uri.clone(),
         };
-        let api = Api::connect(&address, &credentials).await?;
+        let api = first(&address, &credentials).await?;
         Ok(api.with_options(self.write.clone()))
     }
 
@@ -196,6 +199,19 @@ impl Settings {
             ),
         )
     }
+}
+
+/// Connects to the first of these controllers that can be reached.
+async fn first(addresses: &str, credentials: &ApiCredentials) -> Result<Api, ApiError> {
+    let mut addresses = addresses.split(',').map(str::trim);
+    let mut connected = Api::connect(addresses.next().unwrap_or_default(), credentials).await;
+    for address in addresses {
+        if connected.is_ok() {
+            break;
+        }
+        connected = Api::connect(address, credentials).await;
+    }
+    connected
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

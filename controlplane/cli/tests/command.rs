@@ -883,6 +883,13 @@ async fn changes_are_followed_to_the_routers() {
         "{rollout}"
     );
     fabric.wait_live().await.expect("it is so");
+    let leads = json(state, &["status"], "caplane.status/1");
+    assert_eq!(
+        (&leads["leading"], &leads["leader"]["name"]),
+        (&true.into(), &leads["name"]),
+        "{leads}"
+    );
+    assert_eq!(leads["store"], "redb");
     let status = json(state, &["rollout", "status"], "caplane.rollout/1");
     assert!(status["generation"].as_u64() >= added["generation"].as_u64());
     let generation = added["generation"].to_string();

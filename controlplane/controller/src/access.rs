@@ -70,6 +70,7 @@ pub fn least_caller(path: &str) -> Option<Role> {
         | "/caplane.v1.Northbound/Resolve"
         | "/caplane.v1.Northbound/Explain"
         | "/caplane.v1.Northbound/Rollout"
+        | "/caplane.v1.Northbound/Status"
         | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
         | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Role::Viewer,
         "/caplane.v1.Northbound/ReadAudit" => Role::Admin,

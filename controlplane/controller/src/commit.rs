@@ -7,12 +7,15 @@
 //! publishes the tables, wakes routers and answers. Many small changes so cost
 //! one disk write; none is answered before it is durable.
 //!
+//! Of several controllers one leads; in the others the same thread follows what the leader
+//! committed, batch by batch, and refuses changes (see [`role`]).
+//!
 //! Invariant: what [`State::tables`] shows is durable. The RIB may be one group
 //! ahead; [`State::read`] answers from it only when that group is durable too.
 //!
 //! Refuses to know what the changes mean, gRPC and files.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use caplane_proto::v1::RefusedAttachment;
@@ -21,16 +24,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::audit::{Auditor, Note};
 use crate::change::Refusal;
-use crate::feed::{self, ChangeFeed};
+use crate::feed::{self, ChangeFeed, Changes};
 use crate::knowledge::Knowledge;
 use crate::rib::{Mark, Rib, Touched};
-use crate::store::{Batch, Store, StoreError};
+use crate::store::{Batch, ElectionId, Epoch, Leader, Standing, Store};
 use crate::tables::{EntryChange, Tables};
 
 mod audited;
 mod history;
 mod open;
 mod rehearse;
+mod role;
+mod state;
 
 #[cfg(test)]
 mod tests;
@@ -52,7 +57,12 @@ pub struct State {
     tables: RwLock<Tables>,
     store: Arc<dyn Store>,
     store_id: RwLock<String>,
+    /// What the stored state was made by.
+    epoch: Mutex<Epoch>,
+    change_log_entries_max: usize,
     knowledge: Arc<Knowledge>,
+    /// What this controller may do, as the commit thread found it last.
+    standing: watch::Sender<Standing>,
     committed: watch::Sender<Committed>,
     history: History,
     feed: ChangeFeed,
@@ -64,7 +74,7 @@ pub struct State {
 pub struct Committed {
     /// The generation in force.
     pub generation: u64,
-    /// How often the store failed and a group was undone.
+    /// How often what the RIB showed was undone: the store failed, or another controller's word counted.
     pub undone: u64,
 }
 
@@ -179,9 +189,25 @@ pub enum CommitError {
     /// The store failed; nothing of the change holds.
     #[error("nothing was changed, the store failed: {0}; try again when it is repaired")]
     Store(String),
+    /// The store did not say whether the change holds; this controller leads no more.
+    #[error(
+        "it is not known whether the change holds: the store did not say; ask again, with the same idempotency_key: then it is done once"
+    )]
+    Uncertain,
+    /// Another controller must be asked; it is named when it is known.
+    #[error("this controller does not lead{}; nothing was changed", hint(.0.as_deref()))]
+    NotLeader(Option<Arc<Leader>>),
     /// The controller is stopping.
     #[error("the controller is stopping; try again at the next one")]
     Stopped,
+}
+
+/// Where to go instead.
+fn hint(leader: Option<&Leader>) -> String {
+    leader.map_or_else(
+        || ", and knows nobody who does; ask again in a moment".into(),
+        |leader| format!(": ask {} at {}", leader.name, leader.northbound),
+    )
 }
 
 /// Answer to a change that was submitted.
@@ -200,7 +226,17 @@ impl<T> Receipt<T> {
 /// Hands changes to the commit thread.
 #[derive(Clone)]
 pub struct Committer {
-    queue: mpsc::Sender<Box<dyn Pending>>,
+    queue: mpsc::Sender<Job>,
+}
+
+/// A generation that is durable.
+struct Held {
+    generation: u64,
+    changes: Vec<EntryChange>,
+    store_id: Option<String>,
+    epoch: Option<Epoch>,
+    origins: Vec<Origin>,
+    told: Changes,
 }
 
 /// What is done with verdicts once they are durable.
@@ -215,11 +251,18 @@ enum Applied {
     Undone,
 }
 
+/// What the commit thread does.
+enum Job {
+    Change(Box<dyn Pending>),
+    /// Looks whether this controller leads, and follows when it does not.
+    Settle(oneshot::Sender<Result<Standing, CommitError>>),
+}
+
 trait Pending: Send {
     /// Applies the change, beside the tables in force before it.
     fn apply(&mut self, transaction: &mut Transaction<'_>, tables: &Tables) -> Applied;
     /// Answers whoever asked.
-    fn answer(self: Box<Self>, outcome: &Result<u64, String>);
+    fn answer(self: Box<Self>, outcome: &Result<u64, CommitError>);
 }
 
 struct Change<F, T> {
@@ -243,14 +286,14 @@ where
         }
     }
 
-    fn answer(self: Box<Self>, outcome: &Result<u64, String>) {
+    fn answer(self: Box<Self>, outcome: &Result<u64, CommitError>) {
         let answer = match (self.result, outcome) {
             (Some(Err(refusal)), _) => Err(CommitError::Refused(refusal)),
             (Some(Ok(value)), Ok(generation)) => Ok(Done {
                 value,
                 generation: *generation,
             }),
-            (_, Err(cause)) => Err(CommitError::Store(cause.clone())),
+            (_, Err(cause)) => Err(cause.clone()),
             (None, Ok(_)) => Err(CommitError::Stopped),
         };
         // Whoever asked may have gone; the change holds all the same.
@@ -299,7 +342,18 @@ impl Committer {
 
     async fn queue(&self, change: Box<dyn Pending>) {
         // A closed queue drops the change and its reply with it: the receipt says Stopped.
-        let _ = self.queue.send(change).await;
+        let _ = self.queue.send(Job::Change(change)).await;
+    }
+
+    /// Brings what this controller may do, and when it follows what it knows, in line with the store; changes do that
+    /// too. Answers what it may do.
+    ///
+    /// # Errors
+    /// The store failed: it may do what it could before, or only look.
+    pub async fn settle(&self) -> Result<Standing, CommitError> {
+        let (reply, receipt) = oneshot::channel();
+        let _ = self.queue.send(Job::Settle(reply)).await;
+        receipt.await.unwrap_or(Err(CommitError::Stopped))
     }
 
     /// Submits a change and waits until it is durable.
@@ -315,116 +369,38 @@ impl Committer {
     }
 }
 
-impl State {
-    /// The desired state, perhaps one group ahead of what is durable.
-    pub fn rib(&self) -> RwLockReadGuard<'_, Rib> {
-        // A poisoned lock means that the commit thread broke: the service is about to end.
-        self.rib.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The tables in force.
-    pub fn tables(&self) -> RwLockReadGuard<'_, Tables> {
-        self.tables.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The generation in force.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.committed.borrow().generation
-    }
-
-    /// Name of the store: the same for ever, unless the store is found to have gone back in time.
-    #[must_use]
-    pub fn store_id(&self) -> String {
-        let name = self.store_id.read();
-        name.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The taxonomy and its search.
-    #[must_use]
-    pub fn knowledge(&self) -> &Arc<Knowledge> {
-        &self.knowledge
-    }
-
-    /// What made the last generations.
-    #[must_use]
-    pub fn history(&self) -> &History {
-        &self.history
-    }
-
-    /// What the last generations changed.
-    #[must_use]
-    pub fn feed(&self) -> &ChangeFeed {
-        &self.feed
-    }
-
-    /// Follows what is durable.
-    #[must_use]
-    pub fn committed(&self) -> watch::Receiver<Committed> {
-        self.committed.subscribe()
-    }
-
-    /// Answers a question to the desired state, and the generation it holds for, once what was
-    /// seen is durable.
-    ///
-    /// # Errors
-    /// What was seen was undone because the store failed: ask again.
-    pub async fn read<T>(&self, question: impl FnOnce(&Rib) -> T) -> Result<(T, u64), CommitError> {
-        let mut committed = self.committed.subscribe();
-        // Before the RIB is looked at: a group undone after this is noticed below.
-        let undone = committed.borrow_and_update().undone;
-        let (answer, generation) = {
-            let rib = self.rib();
-            (question(&rib), rib.generation())
-        };
-        let seen = committed
-            .wait_for(|now| now.generation >= generation || now.undone != undone)
-            .await
-            .map_err(|_| CommitError::Stopped)?;
-        if seen.generation < generation {
-            return Err(CommitError::Store("what was read was undone".into()));
-        }
-        Ok((answer, generation))
-    }
-
-    /// Reads an agent's card, off the async threads.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub fn card(&self, number: u32) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.card(number)
-    }
-
-    fn publish(&self, generation: u64, changes: Vec<EntryChange>, store_id: Option<String>) {
-        if let Some(new) = store_id {
-            let name = self.store_id.write();
-            *name.unwrap_or_else(PoisonError::into_inner) = new;
-        }
-        let tables = self.tables.write();
-        tables
-            .unwrap_or_else(PoisonError::into_inner)
-            .publish(generation, changes);
-    }
-
-    fn rib_mut(&self) -> RwLockWriteGuard<'_, Rib> {
-        self.rib.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn run(state: &State, mut waiting: mpsc::Receiver<Box<dyn Pending>>, deliver: &Deliver) {
+fn run(state: &State, mut waiting: mpsc::Receiver<Job>, deliver: &Deliver) {
     while let Some(first) = waiting.blocking_recv() {
-        let mut group = vec![first];
-        while group.len() < GROUP_MAX
-            && let Ok(next) = waiting.try_recv()
-        {
-            group.push(next);
+        let mut group = Vec::new();
+        let mut settling = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match job {
+                Job::Change(change) => group.push(change),
+                Job::Settle(reply) => settling.push(reply),
+            }
+            next = match group.len() < GROUP_MAX {
+                true => waiting.try_recv().ok(),
+                false => None,
+            };
         }
-        commit(state, group, deliver);
+        let settled = role::settle(state);
+        for reply in settling {
+            let _ = reply.send(settled.clone());
+        }
+        if group.is_empty() {
+            continue;
+        }
+        let standing = state.standing.borrow().clone();
+        match standing {
+            Standing::Leading(id) => commit(state, id, group, deliver),
+            Standing::Following(leader) => answer(group, &Err(CommitError::NotLeader(leader))),
+        }
     }
 }
 
 /// Applies, stores and publishes one group.
-fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
+fn commit(state: &State, id: ElectionId, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
     let mut rib = state.rib_mut();
     let tables = state.tables();
     let before = tables.generation();
@@ -462,10 +438,11 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
         drop((rib, tables));
         let recorded = match notes.is_empty() || !state.is_audited() {
             true => Ok(()),
-            false => state.store_audited(nothing, notes),
+            false => state.store_audited(id, nothing, notes),
         };
         deliver(verdicts);
-        return answer(group, &recorded.map(|()| before).map_err(|e| e.to_string()));
+        let recorded = recorded.map_err(|error| role::failed(state, &error));
+        return answer(group, &recorded.map(|()| before));
     }
     let touched = rib.take_touched();
     let changes = crate::compile::changes(&rib, &touched, &tables);
@@ -485,16 +462,18 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
     rib.set_generation(generation);
     // The disk is slow: readers go on meanwhile, and wait for it where they must.
     drop(rib);
-    match state.store_audited(batch, notes) {
+    let (renamed, epoch) = (batch.store_id.clone(), batch.epoch.clone());
+    match state.store_audited(id, batch, notes) {
         Ok(()) => {
             state.rib_mut().settle();
-            let entries = changes.len();
-            state.publish(generation, changes, store_id);
-            state.history.push(generation, origins, entries);
-            state.feed.push(generation, told);
-            state
-                .committed
-                .send_modify(|committed| committed.generation = generation);
+            state.publish(Held {
+                generation,
+                changes,
+                store_id: renamed,
+                epoch,
+                origins,
+                told,
+            });
             deliver(verdicts);
             answer(group, &Ok(generation));
         }
@@ -506,10 +485,11 @@ fn commit(state: &State, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
             rib.set_generation(before);
             rib.set_intent_generation(intent_before);
             drop(rib);
+            let cause = role::failed(state, &error);
             state
                 .committed
                 .send_modify(|committed| committed.undone += 1);
-            answer(group, &Err(error.to_string()));
+            answer(group, &Err(cause));
         }
     }
 }
@@ -523,7 +503,7 @@ fn apply(change: &mut dyn Pending, transaction: &mut Transaction<'_>, tables: &T
     }
 }
 
-fn answer(group: Vec<Box<dyn Pending>>, outcome: &Result<u64, String>) {
+fn answer(group: Vec<Box<dyn Pending>>, outcome: &Result<u64, CommitError>) {
     for change in group {
         change.answer(outcome);
     }

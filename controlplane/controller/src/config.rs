@@ -30,6 +30,10 @@ pub struct ControllerConfig {
     pub listen_northbound: SocketAddr,
     /// TCP address for routers; port 0 lets the kernel choose.
     pub listen_southbound: SocketAddr,
+    /// "host:port" at which operators reach this controller; `None` = where it listens.
+    pub advertise_northbound: Option<String>,
+    /// "host:port" at which routers do.
+    pub advertise_southbound: Option<String>,
     /// Folder of `addresses.json`, and of the store unless told otherwise.
     pub state_dir: PathBuf,
     /// Unix socket of the northbound API for this user and root; `None` = there is none.

@@ -163,6 +163,14 @@ impl ChangeFeed {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets everything: what changed up to `generation` is not known.
+    pub(crate) fn restart(&self, generation: u64) {
+        let mut ring = self.ring();
+        ring.rows.clear();
+        ring.keys = 0;
+        (ring.oldest, ring.newest) = (generation, generation);
+    }
+
     /// Adds what a generation changed, once it is durable.
     pub(crate) fn push(&self, generation: u64, changes: Changes) {
         let keys = changes.into_rows();

@@ -13,10 +13,11 @@ use tonic::{Request, Response, Status};
 
 use crate::access::Principal;
 use crate::audit::Recorder;
-use crate::commit::{Committer, State};
+use crate::commit::{CommitError, Committer, State};
 use crate::quota::Limits;
 use crate::resolve::resolve;
 use crate::southbound::Sessions;
+use crate::store::Leader;
 
 mod audit;
 mod confirm;
@@ -27,6 +28,7 @@ mod read;
 mod rehearsal;
 mod render;
 mod rollout;
+mod status;
 mod watcher;
 mod write;
 
@@ -49,10 +51,12 @@ pub struct NorthboundService {
     audit_readers: Arc<Semaphore>,
     recorder: Recorder,
     limits: Limits,
+    about: Arc<Leader>,
 }
 
 impl NorthboundService {
-    /// Serves `state` until `stopping` says true: then watches end, which have no end of their own.
+    /// Serves `state` until `stopping` says true: then watches end, which have no end of their own. `about` is what others
+    /// are told of this controller while it leads.
     #[must_use]
     pub fn new(
         state: Arc<State>,
@@ -61,6 +65,7 @@ impl NorthboundService {
         recorder: Recorder,
         limits: Limits,
         stopping: watch::Receiver<bool>,
+        about: Arc<Leader>,
     ) -> Self {
         Self {
             state,
@@ -71,6 +76,7 @@ impl NorthboundService {
             audit_readers: Arc::new(Semaphore::new(audit::READERS_MAX)),
             recorder,
             limits,
+            about,
         }
     }
 }
@@ -97,6 +103,11 @@ impl Northbound for NorthboundService {
         request: Request<v1::RolloutRequest>,
     ) -> Result<Response<v1::RolloutResponse>, Status> {
         let scope = caller(&request)?.scope;
+        // What routers hold they tell the leader alone.
+        if self.state.election().is_none() {
+            let refused = CommitError::NotLeader(self.state.leader());
+            return Err(errors::not_committed(&refused));
+        }
         let mut answer = rollout::answer(self, &request.into_inner()).await?;
         if scope.is_bound() {
             rollout::trim(&mut answer);
@@ -162,6 +173,13 @@ impl Northbound for NorthboundService {
             candidates,
             generation: self.state.generation(),
         }))
+    }
+
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        Ok(Response::new(status::answer(self)))
     }
 
     async fn explain(

@@ -1,7 +1,7 @@
 //! Starts and stops the whole controller.
 //!
-//! Order: state from the store, commit thread, both listeners, `addresses.json`, then the log
-//! line `ready`. Stopping: no new calls, sessions told to leave, open calls given
+//! Order: state from the store, commit thread, leading when nobody else can, both listeners,
+//! `addresses.json`, then the log line `ready`. Stopping: no new calls, sessions told to leave, open calls given
 //! `drain_period`, then the commit thread stores what waits. Refuses to know what any of it does.
 
 use std::net::SocketAddr;
@@ -30,11 +30,12 @@ use crate::knowledge::{Knowledge, KnowledgeError};
 use crate::northbound::{self, Guard, Guarded, NorthboundService};
 use crate::quota::Limits;
 use crate::southbound::{self, Sessions, SouthboundService};
-use crate::store::{RedbStore, StoreError};
+use crate::store::{Leader, RedbStore, StoreError};
 use crate::tls::{CredentialsError, Gate, PeerStream, Refusals, server_config};
 use crate::unix::LocalSocket;
 
 mod leases;
+mod role;
 
 /// HTTP/2 pings find a router or operator that is gone without a word.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -64,6 +65,9 @@ pub enum StartError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The store, when this controller was to lead.
+    #[error("cannot take over: {0}")]
+    TakeOver(CommitError),
     /// A Write whose time was over while the controller was away still holds.
     #[error("cannot roll back the commit that was not confirmed in time: {0}")]
     Rollback(#[from] CommitError),
@@ -171,8 +175,11 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         Box::new(move |verdicts| deliver.deliver(verdicts)),
     )
     .map_err(system("start", "the commit thread"))?;
-    // Of while the controller was away: nobody is to see what is over already.
-    leases::expire_pending(&state, &committer).await?;
+    committer.settle().await.map_err(StartError::TakeOver)?;
+    if state.election().is_some() {
+        // Of while the controller was away: nobody is to see what is over already.
+        leases::expire_pending(&state, &committer).await?;
+    }
     let north = bind(config.listen_northbound).await?;
     let south = bind(config.listen_southbound).await?;
     let local = match &config.listen_unix {
@@ -185,6 +192,7 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         // For whoever reads it in another folder.
         northbound_unix: config.listen_unix.as_deref().map(absolute),
     };
+    let about = Arc::new(about(config, &addresses));
     let refusals = Arc::new(Refusals::default());
     let gate = |listener| Gate {
         listener,
@@ -202,6 +210,7 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         recorder.clone(),
         limits.clone(),
         stop.clone(),
+        about,
     );
     let southbound = SouthboundService::new(
         state.clone(),
@@ -210,6 +219,7 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         config.timers,
         config.domain,
         refusals.clone(),
+        &config.name,
     );
     let rules = rules(&config.roles, local.as_ref());
     let guard = Arc::new(Guard::new(
@@ -230,6 +240,7 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         recording,
         serve_northbound(northbound, guard, callers, stop.clone()).await?,
         serve_southbound(southbound, gate("southbound"), south, stop.clone()),
+        tokio::spawn(role::keep(state.clone(), committer.clone(), stop.clone())),
         tokio::spawn(leases::keep(
             state.clone(),
             committer,
@@ -254,6 +265,19 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         committer_ended,
         drain_period: config.timers.drain_period,
     })
+}
+
+/// What others are told of this controller while it leads.
+fn about(config: &ControllerConfig, addresses: &Addresses) -> Leader {
+    let told = |given: &Option<String>, bound: SocketAddr| match given {
+        Some(given) => given.clone(),
+        None => bound.to_string(),
+    };
+    Leader {
+        name: config.name.clone(),
+        northbound: told(&config.advertise_northbound, addresses.northbound),
+        southbound: told(&config.advertise_southbound, addresses.southbound),
+    }
 }
 
 /// Reads taxonomy and store.

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::commit::{Committer, State};
+use crate::commit::{CommitError, Committer, State};
 use crate::config::Timers;
 use crate::tls::{PeerIdentity, Refusals};
 
@@ -44,12 +44,13 @@ pub struct SouthboundService {
     sessions: Arc<Sessions>,
     timers: Timers,
     domain: u32,
+    name: Arc<str>,
     snapshots: Arc<Semaphore>,
     refusals: Arc<Refusals>,
 }
 
 impl SouthboundService {
-    /// Serves routers of `state`.
+    /// Serves routers of `state`; `name` is this controller's.
     #[must_use]
     pub fn new(
         state: Arc<State>,
@@ -58,6 +59,7 @@ impl SouthboundService {
         timers: Timers,
         domain: u32,
         refusals: Arc<Refusals>,
+        name: &str,
     ) -> Self {
         Self {
             state,
@@ -66,6 +68,7 @@ impl SouthboundService {
             timers,
             domain,
             refusals,
+            name: name.into(),
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
         }
     }
@@ -82,6 +85,11 @@ impl Southbound for SouthboundService {
         let Some(peer) = request.extensions().get::<PeerIdentity>().cloned() else {
             return Err(Status::unauthenticated("the connection has no identity"));
         };
+        let Some(election) = self.state.election() else {
+            return Err(session::commit_status(&CommitError::NotLeader(
+                self.state.leader(),
+            )));
+        };
         // Only what is durable counts: a router registered a moment ago is there already.
         let router = self.state.rib().router_by_uri(&peer.uri).cloned();
         let Some(router) = router else {
@@ -96,6 +104,7 @@ impl Southbound for SouthboundService {
         let session = session::Session {
             service: self.clone(),
             router,
+            election,
             outgoing,
         };
         tokio::spawn(session.run(request.into_inner()));

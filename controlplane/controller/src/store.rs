@@ -2,16 +2,21 @@
 //!
 //! A store keeps the objects of the desired state, the agents' cards, the
 //! generation, and the log of changed table entries. One [`Batch`] is one
-//! transaction: all of it is there after a crash, or none. Refuses to know what
-//! the objects mean.
+//! transaction: all of it is there after a crash, or none. A store also says who
+//! may write to it: of several controllers one *leads*, by an [`ElectionId`] that
+//! rises with every leader, and a batch of an earlier one never holds. Refuses to
+//! know what the objects mean.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::record::{Object, ObjectKey, RecordError};
 use crate::tables::{LogRow, TableKey};
 
+use tokio::sync::watch;
+
+mod log_row;
 mod redb;
 
 pub use redb::RedbStore;
@@ -44,8 +49,41 @@ pub struct Epoch {
     pub taxonomy: String,
 }
 
+/// Tells leaders of a store apart: the later one has the higher id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ElectionId(pub u64);
+
+/// A controller that leads, as others know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    /// Its name.
+    pub name: String,
+    /// "host:port" for operators and orchestrators.
+    pub northbound: String,
+    /// "host:port" for routers.
+    pub southbound: String,
+}
+
+/// What a controller may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It alone changes the store.
+    Leading(ElectionId),
+    /// It may look; somebody else leads, or nobody that is known.
+    Following(Option<Arc<Leader>>),
+}
+
+/// What was committed after a generation.
+#[derive(Debug)]
+pub enum Followed {
+    /// These, in order; none when that is the newest.
+    Batches(Vec<Batch>),
+    /// More than is remembered, or the store is another: everything as it is now.
+    Reload(Box<Stored>),
+}
+
 /// One transaction.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Batch {
     /// The generation it makes.
     pub generation: u64,
@@ -82,21 +120,32 @@ pub struct AuditRow {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The engine failed.
-    #[error("store {}: cannot {operation}: {cause}", path.display())]
+    #[error("store {place}: cannot {operation}: {cause}")]
     Engine {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the servers.
+        place: String,
         /// What was tried.
         operation: &'static str,
         /// What the engine said.
         cause: String,
     },
     /// What is there cannot be read.
-    #[error("store {}: {cause}", path.display())]
+    #[error("store {place}: {cause}")]
     Content {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the servers.
+        place: String,
         /// The record and the cause.
+        cause: String,
+    },
+    /// This controller does not lead, or no more.
+    #[error("another controller leads")]
+    Deposed,
+    /// The engine did not say whether the batch holds, and may yet make it hold.
+    #[error("store {place}: it is not known whether the change holds: {cause}")]
+    Uncertain {
+        /// The servers.
+        place: String,
+        /// What was heard last.
         cause: String,
     },
 }
@@ -117,9 +166,9 @@ pub fn new_store_id() -> String {
 }
 
 impl StoreError {
-    fn record(path: &std::path::Path, error: RecordError) -> Self {
+    fn record(place: &str, error: RecordError) -> Self {
         Self::Content {
-            path: path.to_owned(),
+            place: place.to_owned(),
             cause: error.to_string(),
         }
     }
@@ -127,17 +176,28 @@ impl StoreError {
 
 /// An engine. Calls block: the commit thread and blocking tasks make them, never a gRPC task.
 pub trait Store: Send + Sync {
+    /// Its name in answers: "redb", "etcd".
+    fn engine(&self) -> &'static str;
+
     /// Reads everything but the cards.
     ///
     /// # Errors
     /// [`StoreError`].
     fn load(&self) -> Result<Stored, StoreError>;
 
-    /// Makes a batch durable: after `Ok` it survives SIGKILL and power loss; after `Err` nothing of it is there.
+    /// What was committed after `generation`, by anybody, up to now.
     ///
     /// # Errors
-    /// [`StoreError::Engine`].
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
+    /// [`StoreError::Engine`], [`StoreError::Content`].
+    fn since(&self, generation: u64) -> Result<Followed, StoreError>;
+
+    /// Makes a batch of the leader `id` durable: after `Ok` it survives SIGKILL and power loss. After
+    /// [`StoreError::Uncertain`] it may hold or come to hold, and this controller leads no more; after any other error
+    /// nothing of it is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`], [`StoreError::Deposed`], [`StoreError::Uncertain`].
+    fn commit(&self, id: ElectionId, batch: &Batch) -> Result<(), StoreError>;
 
     /// The card of an agent, by number.
     ///
@@ -156,4 +216,9 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Engine`].
     fn audit_ends(&self) -> Result<Option<(u64, u64)>, StoreError>;
+    /// What this controller may do, as far as the engine knows.
+    fn standing(&self) -> Standing;
+
+    /// Notices when the standing changed, or others may have committed.
+    fn news(&self) -> watch::Receiver<()>;
 }

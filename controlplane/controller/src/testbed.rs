@@ -9,13 +9,14 @@ use caplane_proto::v1;
 use caplane_proto::v1::entity::Entity as Body;
 use caplane_proto::v1::update::Type;
 use caplane_wire::Label;
+use tokio::sync::watch;
 
 use crate::change::{Atomicity, Checked, Refusal, parse, write};
 use crate::commit::Transaction;
 use crate::knowledge::Knowledge;
 use crate::record::{CounterKind, Object, ObjectKey};
 use crate::rib::Rib;
-use crate::store::{AuditRow, Batch, Store, StoreError, Stored};
+use crate::store::{AuditRow, Batch, ElectionId, Followed, Standing, Store, StoreError, Stored};
 use crate::tables::LogRow;
 use crate::taxonomy::Taxonomy;
 
@@ -291,6 +292,22 @@ struct Content {
 }
 
 impl Store for MemoryStore {
+    fn engine(&self) -> &'static str {
+        "memory"
+    }
+
+    fn standing(&self) -> Standing {
+        Standing::Leading(ElectionId(1))
+    }
+
+    fn news(&self) -> watch::Receiver<()> {
+        watch::Sender::new(()).subscribe()
+    }
+
+    fn since(&self, _: u64) -> Result<Followed, StoreError> {
+        Ok(Followed::Batches(Vec::new()))
+    }
+
     fn load(&self) -> Result<Stored, StoreError> {
         let content = self.content.lock().expect("not poisoned");
         Ok(Stored {
@@ -304,10 +321,10 @@ impl Store for MemoryStore {
         })
     }
 
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+    fn commit(&self, _: ElectionId, batch: &Batch) -> Result<(), StoreError> {
         if self.failing.load(Ordering::SeqCst) {
             return Err(StoreError::Engine {
-                path: "memory".into(),
+                place: "memory".into(),
                 operation: "commit",
                 cause: "told to fail".into(),
             });

@@ -51,6 +51,8 @@ pub struct ControllerConfig {
     pub addresses: Vec<HostPort>,
     /// DNS name the controller's certificate must carry.
     pub server_name: String,
+    /// The URI its certificate must carry, or, ending in `/`, begin with.
+    pub uri: String,
     /// Trust domain whose roots must have signed the controller's certificate.
     /// Always one of [`CredentialsConfig::trust`].
     pub trust_domain: String,

@@ -7,7 +7,7 @@
 //! ```text
 //! "CPLFIB01"  8 bytes   format and version
 //! checksum    8 bytes   FNV-1a of the rest, big-endian
-//! SessionAccepted       length-delimited: router name, label, domain, store id
+//! SessionAccepted       length-delimited: router name, label, domain, store id, election id
 //! TableUpdate           length-delimited: a snapshot (base 0) with its generation
 //! ```
 //!
@@ -40,6 +40,8 @@ pub struct HeldTable {
     pub router_name: String,
     /// Identity of the controller's store its generation belongs to; empty before the first.
     pub store_id: String,
+    /// The highest election id met of that store: who has a lower one leads it no more.
+    pub election_id: u64,
 }
 
 impl HeldTable {
@@ -49,6 +51,7 @@ impl HeldTable {
             fib: Fib::empty(0, Label::NONE),
             router_name: String::new(),
             store_id: String::new(),
+            election_id: 0,
         }
     }
 }
@@ -133,6 +136,7 @@ fn encode(held: &HeldTable) -> (Vec<u8>, u64) {
         router_label: held.fib.router().bits(),
         domain: held.fib.domain(),
         store_id: held.store_id.clone(),
+        election_id: held.election_id,
         ..Default::default()
     };
     let snapshot = v1::TableUpdate {
@@ -146,6 +150,7 @@ fn encode(held: &HeldTable) -> (Vec<u8>, u64) {
             .collect(),
         removes: Vec::new(),
         last: true,
+        election_id: held.election_id,
     };
     let mut file = vec![0; HEADER_LEN];
     file.extend_from_slice(&origin.encode_length_delimited_to_vec());
@@ -189,6 +194,7 @@ fn decode(bytes: &[u8]) -> Result<(HeldTable, u64), String> {
         fib,
         router_name: origin.router_name,
         store_id: origin.store_id,
+        election_id: origin.election_id,
     };
     Ok((held, checksum))
 }
@@ -220,6 +226,7 @@ mod tests {
             fib,
             router_name: "edge-1".into(),
             store_id: "store-a".into(),
+            election_id: 7,
         }
     }
 
@@ -232,6 +239,7 @@ mod tests {
         let (back, _) = load(&path).unwrap().unwrap();
         assert_eq!(back.store_id, "store-a");
         assert_eq!(back.router_name, "edge-1");
+        assert_eq!(back.election_id, 7);
         assert_eq!(back.fib.generation(), Generation(17));
         assert_eq!(back.fib.router(), Label::router(1).unwrap());
         let entries: Vec<_> = back.fib.entries().collect();

@@ -5,6 +5,9 @@
 //! channel. It applies updates whole or not at all, publishes tables to the
 //! workers and says when they are live, reports attachments, renews leases, relays Resolve.
 //!
+//! Invariant: of the controllers of one store it has nothing from one that led before another it met
+//! (`election_id`), also after a restart.
+//!
 //! Invariant: losing the controller changes nothing for traffic. The last good table stays in force and
 //! the router says that it is stale.
 
@@ -169,6 +172,7 @@ impl Southbound {
             software: SOFTWARE.to_owned(),
             attachments: self.shared.attachments().all(),
             live_generation: self.live,
+            highest_election_id: self.held.election_id,
         };
         self.session = Some(Session {
             outgoing,
@@ -214,6 +218,16 @@ impl Southbound {
     }
 
     fn on_accepted(&mut self, accepted: v1::SessionAccepted) {
+        if accepted.store_id == self.held.store_id {
+            let (met, offered) = (self.held.election_id, accepted.election_id);
+            if offered < met {
+                let name = &accepted.controller;
+                return self.on_lost(&format!(
+                    "controller {name} led with election id {offered}, since then {met} was met"
+                ));
+            }
+            self.remember(offered);
+        }
         let Some(session) = &mut self.session else {
             return;
         };
@@ -229,8 +243,55 @@ impl Southbound {
         session.accepted = Some(accepted);
     }
 
+    /// An election id met of the held table's store. It is stored with the table.
+    fn remember(&mut self, election_id: u64) {
+        if election_id > self.held.election_id {
+            self.held.election_id = election_id;
+            if self.held.fib.generation().0 > 0 {
+                self.unsaved.get_or_insert_default().add(Since::Whole);
+            }
+        }
+    }
+
+    /// Whether an update is of a controller that leads no more: then it is refused and the session ended.
+    fn is_deposed(&mut self, update: &v1::TableUpdate) -> bool {
+        let Some(accepted) = self.session.as_mut().and_then(|s| s.accepted.as_mut()) else {
+            // It is refused for another reason.
+            return false;
+        };
+        let offered = update.election_id;
+        let mut met = accepted.election_id;
+        let of_held = accepted.store_id == self.held.store_id;
+        if of_held {
+            met = met.max(self.held.election_id);
+        }
+        if offered >= met {
+            accepted.election_id = offered;
+            if of_held {
+                self.remember(offered);
+            }
+            return false;
+        }
+        let reason = format!("election id {offered} is over, {met} was met");
+        self.counts.updates_rejected.fetch_add(1, Ordering::Relaxed);
+        self.send(ToController::Answer(v1::TableAnswer {
+            nonce: update.nonce,
+            generation: update.generation,
+            rejected: vec![v1::Rejected {
+                key: None,
+                reason: reason.clone(),
+            }],
+            needs_snapshot: false,
+        }));
+        self.on_lost(&reason);
+        true
+    }
+
     async fn on_update(&mut self, update: v1::TableUpdate) {
         let arrived = Instant::now();
+        if self.is_deposed(&update) {
+            return;
+        }
         let Some(session) = &mut self.session else {
             return;
         };
@@ -326,6 +387,7 @@ impl Southbound {
             fib,
             router_name: accepted.router_name,
             store_id: accepted.store_id,
+            election_id: accepted.election_id,
         };
         Ok(())
     }

@@ -236,3 +236,64 @@ fn a_refused_update_leaves_the_last_good_table_in_force() {
     assert_eq!(metric(&one.router, rejected), 1.0);
     one.session.delta(vec![class_at("class:7", 1)], vec![]);
 }
+
+#[test]
+fn a_router_has_nothing_from_a_controller_that_led_before_another_it_met() {
+    let pki = Pki::new();
+    let folder = tempfile::tempdir().unwrap();
+    let mut late = FakeController::start(&pki);
+    let mut early = FakeController::start(&pki);
+    let addresses = [early.address(), late.address()];
+    // The one that leads now, and hands over a table.
+    let router = start_router(&pki, folder.path(), "r1", &addresses[1..]);
+    let mut session = late.session();
+    session.election_id = 7;
+    session.accept(1, 1);
+    session.snapshot(1, vec![class_at("class:7", 1)]);
+    drop(session);
+    drop(router);
+
+    // After a restart it meets the one before first: it leaves, and goes on to the next.
+    let router = start_router(&pki, folder.path(), "r1", &addresses);
+    let mut session = early.session();
+    assert_eq!(session.open.highest_election_id, 7);
+    session.election_id = 6;
+    session.accept(1, 2);
+    assert!(session.is_left(), "a session by a lower id is left");
+    let mut session = late.session();
+    assert_eq!(session.open.held_generation, 1);
+    session.election_id = 7;
+    session.accept(1, 2);
+    session.delta(vec![class_at("class:8", 1)], vec![]);
+
+    // Nor does a session go on when an update comes by a lower id.
+    session.election_id = 6;
+    let answer = session.update(2, 3, vec![class_at("class:9", 1)], vec![]);
+    assert_eq!(answer.rejected.len(), 1);
+    assert!(
+        answer.rejected[0].reason.contains("6 is over, 7 was met"),
+        "{answer:?}"
+    );
+    assert!(session.is_left(), "the session is left");
+    assert_eq!(metric(&router, "router_table_generation"), 2.0);
+
+    // A later one is followed, by difference.
+    let mut session = early.session();
+    session.election_id = 8;
+    session.accept(1, 2);
+    session.delta(vec![class_at("class:9", 1)], vec![]);
+    assert_eq!(metric(&router, "router_table_snapshots_total"), 0.0);
+}
+
+#[test]
+fn a_certificate_with_the_name_of_controllers_and_another_uri_is_no_controller() {
+    let pki = Pki::new();
+    let folder = tempfile::tempdir().unwrap();
+    let pretender = FakeController::start_as(&pki.pretender());
+    let mut controller = FakeController::start(&pki);
+    let addresses = [pretender.address(), controller.address()];
+    let _router = start_router(&pki, folder.path(), "r1", &addresses);
+    let mut session = controller.session();
+    session.accept(1, 1);
+    assert!(!pretender.was_asked(), "it gets no session");
+}

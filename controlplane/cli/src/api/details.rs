@@ -19,6 +19,15 @@ pub struct Details {
     pub retry_after_ms: Option<u32>,
 }
 
+/// Who leads instead of the controller that answered, when that is why it refused; all empty = nobody known.
+pub(super) fn not_leader(status: &Status) -> Option<v1::NotLeader> {
+    let rich = v1::RichStatus::decode(status.details()).ok()?;
+    let mut details = rich.details.iter();
+    let packed =
+        details.find(|packed| packed.type_url.strip_prefix(TYPE_URL) == Some("NotLeader"))?;
+    v1::NotLeader::decode(packed.value.as_slice()).ok()
+}
+
 impl Details {
     /// Reads a status; what is not understood is left out.
     pub(super) fn of(status: &Status) -> Self {
@@ -68,6 +77,25 @@ mod tests {
             type_url: format!("{TYPE_URL}{name}"),
             value: detail.encode_to_vec(),
         }
+    }
+
+    #[test]
+    fn who_leads_is_read() {
+        let leader = v1::NotLeader {
+            name: "c2".into(),
+            northbound: "10.0.0.2:7442".into(),
+            southbound: String::new(),
+        };
+        let rich = v1::RichStatus {
+            details: vec![
+                packed("ErrorDetail", &fault("a")),
+                packed("NotLeader", &leader),
+            ],
+            ..v1::RichStatus::default()
+        };
+        let status = Status::with_details(Code::Unavailable, "m", rich.encode_to_vec().into());
+        assert_eq!(not_leader(&status), Some(leader));
+        assert_eq!(not_leader(&Status::unavailable("stopping")), None);
     }
 
     #[test]

@@ -82,6 +82,7 @@ impl Command {
             | Self::Rollout(_)
             | Self::Generation(_)
             | Self::Audit(_)
+            | Self::Status
             | Self::Resolve(_)
             | Self::Explain(_)
             | Self::Watch(_)

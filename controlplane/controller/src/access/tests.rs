@@ -86,6 +86,7 @@ fn every_call_that_is_served_has_its_least_role_and_no_other_has_one() {
         ("Explain", Role::Viewer),
         ("Rollout", Role::Viewer),
         ("ReadAudit", Role::Admin),
+        ("Status", Role::Viewer),
     ];
     let set = descriptors::Set::decode(FILE_DESCRIPTOR_SET).expect("descriptors");
     let services = set.files.iter().filter(|file| file.package == "caplane.v1");

@@ -124,7 +124,9 @@ async fn the_chain_goes_on_after_a_restart_and_says_when_it_was_changed() {
         audit: vec![changed],
         ..crate::store::Batch::default()
     };
-    store.commit(&batch).expect("stored");
+    store
+        .commit(crate::store::ElectionId(1), &batch)
+        .expect("stored");
     let error = Auditor::open(folder.path(), store.as_ref(), 1_000).expect_err("changed");
     assert!(error.to_string().contains("audit record 3"), "{error}");
 }

@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::{State, now_unix_ms};
 use crate::audit::{Auditor, Note};
-use crate::store::{AuditRow, Batch, StoreError};
+use crate::store::{AuditRow, Batch, ElectionId, StoreError};
 
 impl State {
     /// Has the audit log kept from now on. Once: a second one changes nothing.
@@ -18,9 +18,14 @@ impl State {
     }
 
     /// Stores a batch and the records of it as one: there is no act without its record. Only the one writer calls it.
-    pub(super) fn store_audited(&self, batch: Batch, notes: Vec<Note>) -> Result<(), StoreError> {
+    pub(super) fn store_audited(
+        &self,
+        id: ElectionId,
+        batch: Batch,
+        notes: Vec<Note>,
+    ) -> Result<(), StoreError> {
         let Some(auditor) = self.auditor.get() else {
-            return self.store.commit(&batch);
+            return self.store.commit(id, &batch);
         };
         let store = self.store.as_ref();
         let mut sealed = auditor.seal(notes, batch.generation, now_unix_ms(), store)?;
@@ -29,7 +34,7 @@ impl State {
             audit_floor: sealed.floor,
             ..batch
         };
-        store.commit(&batch)?;
+        store.commit(id, &batch)?;
         auditor.stored(sealed);
         Ok(())
     }

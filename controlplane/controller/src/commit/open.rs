@@ -1,16 +1,15 @@
-//! From a store to a running state, also when the taxonomy or the compiler changed meanwhile.
+//! From a store to a state, whole. Nothing is written: whoever opens a store may not lead.
 
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use tokio::sync::watch;
 
 use super::{Committed, History, State, now_unix_ms};
-use crate::change::migrate;
 use crate::compile;
 use crate::feed::ChangeFeed;
 use crate::knowledge::Knowledge;
 use crate::rib::Rib;
-use crate::store::{Batch, Store, StoreError, Stored};
+use crate::store::{Epoch, Standing, Store, StoreError, Stored};
 use crate::tables::Tables;
 
 /// Why a state could not be opened.
@@ -21,12 +20,47 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+/// What a store's content comes to.
+pub(super) struct Assembled {
+    pub(super) rib: Rib,
+    pub(super) tables: Tables,
+    pub(super) store_id: String,
+    pub(super) epoch: Epoch,
+}
+
+/// Compiles all tables of what was stored.
+pub(super) fn assemble(stored: Stored, change_log_entries_max: usize) -> Assembled {
+    let Stored {
+        store_id,
+        generation,
+        intent_generation,
+        floor,
+        epoch,
+        objects,
+        log,
+    } = stored;
+    let mut rib = Rib::from_objects(objects, generation);
+    rib.set_intent_generation(intent_generation);
+    let entries = compile::everything(&rib);
+    tracing::info!(
+        event = "state_open",
+        store_id,
+        generation,
+        agents = rib.agent_count(),
+        entries = entries.len(),
+        unix_ms = now_unix_ms(),
+    );
+    Assembled {
+        rib,
+        tables: Tables::new(generation, floor, log, change_log_entries_max, entries),
+        store_id,
+        epoch,
+    }
+}
+
 impl State {
-    /// Loads the desired state, compiles all tables and goes on at the stored generation.
-    ///
-    /// When the taxonomy (or the compiler) is another than the one the stored state was made
-    /// with, skills are classified again, paths are looked up again, and a new generation begins
-    /// that routers take as a snapshot.
+    /// Loads the desired state and compiles all tables, at the stored generation. It follows until the commit thread
+    /// finds that this controller leads.
     ///
     /// # Errors
     /// The store failed, or holds what cannot be read.
@@ -35,57 +69,22 @@ impl State {
         knowledge: Arc<Knowledge>,
         change_log_entries_max: usize,
     ) -> Result<Arc<Self>, OpenError> {
-        let Stored {
+        let Assembled {
+            rib,
+            tables,
             store_id,
-            mut generation,
-            intent_generation,
-            mut floor,
             epoch,
-            objects,
-            mut log,
-        } = store.load()?;
-        let mut rib = Rib::from_objects(objects, generation);
-        rib.set_intent_generation(intent_generation);
-        if generation > 0 && epoch != *knowledge.epoch() {
-            generation += 1;
-            floor = generation;
-            log.clear();
-            tracing::info!(
-                event = "taxonomy_changed",
-                generation,
-                was = epoch.taxonomy,
-                now = knowledge.epoch().taxonomy,
-                "classifying every skill again"
-            );
-            migrate::reclassify(&mut rib, &knowledge, store.as_ref())?;
-            rib.set_generation(generation);
-            store.commit(&Batch {
-                generation,
-                intent_generation,
-                objects: rib.changes(),
-                floor,
-                epoch: Some(knowledge.epoch().clone()),
-                ..Batch::default()
-            })?;
-            rib.settle();
-            rib.take_touched();
-        }
-        let entries = compile::everything(&rib);
-        tracing::info!(
-            event = "state_open",
-            store_id,
-            generation,
-            agents = rib.agent_count(),
-            entries = entries.len(),
-            unix_ms = now_unix_ms(),
-        );
-        let tables = Tables::new(generation, floor, log, change_log_entries_max, entries);
+        } = assemble(store.load()?, change_log_entries_max);
+        let generation = tables.generation();
         Ok(Arc::new(Self {
             rib: RwLock::new(rib),
             tables: RwLock::new(tables),
             store,
             store_id: RwLock::new(store_id),
+            epoch: Mutex::new(epoch),
+            change_log_entries_max,
             knowledge,
+            standing: watch::Sender::new(Standing::Following(None)),
             committed: watch::Sender::new(Committed {
                 generation,
                 undone: 0,

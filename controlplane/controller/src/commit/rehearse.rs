@@ -60,11 +60,11 @@ where
         Applied::Undone
     }
 
-    fn answer(self: Box<Self>, outcome: &Result<u64, String>) {
+    fn answer(self: Box<Self>, outcome: &Result<u64, CommitError>) {
         let answer = match (self.result, outcome) {
             (Some(Err(refusal)), _) => Err(CommitError::Refused(refusal)),
             // What it was tried on may be a change of its group that does not hold.
-            (_, Err(cause)) => Err(CommitError::Store(cause.clone())),
+            (_, Err(cause)) => Err(cause.clone()),
             (Some(Ok(done)), Ok(_)) => Ok(done),
             (None, Ok(_)) => Err(CommitError::Stopped),
         };

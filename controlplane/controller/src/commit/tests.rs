@@ -6,7 +6,7 @@ use caplane_core::fib::{Entry, EntryKey};
 use super::*;
 use crate::change::{Atomicity, Fault, attach, write};
 use crate::record::ObjectKey;
-use crate::store::RedbStore;
+use crate::store::{RedbStore, StoreError};
 use crate::tables::TableKey;
 use crate::taxonomy::Taxonomy;
 use crate::testbed::{
@@ -171,6 +171,9 @@ async fn another_taxonomy_classifies_again_and_asks_for_snapshots() {
     let taxonomy = Taxonomy::from_json(&text, "test").expect("good");
     let newer = Arc::new(Knowledge::new(taxonomy));
     let state = State::open(store.clone(), newer.clone(), 1_000).expect("opens");
+    assert_eq!(state.generation(), 1, "opening changes nothing");
+    let (committer, _) = Committer::start(state.clone(), Box::new(|_| {})).expect("a thread");
+    committer.settle().await.expect("leads");
     assert_eq!(state.generation(), 2);
     assert!(state.tables().difference(label, 1).is_none());
     {
@@ -187,6 +190,8 @@ async fn another_taxonomy_classifies_again_and_asks_for_snapshots() {
         assert!(rib.object(&ObjectKey::Agent(agent_uri("x"))).is_some());
     }
     let again = State::open(store, newer, 1_000).expect("opens");
+    let (committer, _) = Committer::start(again.clone(), Box::new(|_| {})).expect("a thread");
+    committer.settle().await.expect("leads");
     assert_eq!(again.generation(), 2, "only once");
 }
 
@@ -355,7 +360,12 @@ fn a_store_from_before_cannot_tell_writes_and_takes_all_for_some() {
         ..Batch::default()
     };
     let store = RedbStore::open(&path).expect("opens");
-    store.commit(&batch).expect("stored");
+    let Standing::Leading(id) = store.standing() else {
+        panic!("whoever has it open leads");
+    };
+    let earlier = store.commit(ElectionId(id.0 - 1), &batch);
+    assert!(matches!(earlier, Err(StoreError::Deposed)), "{earlier:?}");
+    store.commit(id, &batch).expect("stored");
     assert_eq!(store.load().expect("reads").intent_generation, 3);
     drop(store);
     let database = redb::Database::open(&path).expect("opens");
@@ -369,6 +379,11 @@ fn a_store_from_before_cannot_tell_writes_and_takes_all_for_some() {
     older.commit().expect("stored");
     drop(database);
     let store = RedbStore::open(&path).expect("opens");
+    let later = store.standing();
+    assert!(
+        matches!(later, Standing::Leading(later) if later > id),
+        "{later:?} after {id:?}"
+    );
     let state = State::open(Arc::new(store), knowledge(), 1_000).expect("opens");
     assert_eq!(state.rib().intent_generation(), 7);
 }

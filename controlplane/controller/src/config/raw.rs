@@ -28,6 +28,8 @@ struct RawConfig {
     domain: Option<Spanned<u64>>,
     listen_northbound: Spanned<String>,
     listen_southbound: Spanned<String>,
+    advertise_northbound: Option<Spanned<String>>,
+    advertise_southbound: Option<Spanned<String>>,
     state_dir: PathBuf,
     listen_unix: Option<Spanned<PathBuf>>,
     operators: Option<Spanned<Vec<Spanned<String>>>>,
@@ -130,6 +132,14 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<ControllerConfig, Fault
             Some(path) => Some(socket(path, folder)?),
             None => None,
         },
+        advertise_northbound: advertised(
+            raw.advertise_northbound.as_ref(),
+            "advertise_northbound",
+        )?,
+        advertise_southbound: advertised(
+            raw.advertise_southbound.as_ref(),
+            "advertise_southbound",
+        )?,
         taxonomy: raw.taxonomy.iter().map(|path| folder.join(path)).collect(),
         salts: salts(&raw.acps.salts)?,
         credentials: credentials(raw.credentials, folder)?,
@@ -193,6 +203,25 @@ fn address(raw: &Spanned<String>, field: &str) -> Result<std::net::SocketAddr, F
             ),
         )
     })
+}
+
+/// Where others reach this controller; `None` = where it listens.
+fn advertised(raw: Option<&Spanned<String>>, field: &str) -> Result<Option<String>, Fault> {
+    let Some(raw) = raw else { return Ok(None) };
+    let text = raw.get_ref();
+    let sound = text.len() <= 261
+        && text.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+    if !sound {
+        return Err(fault(
+            raw,
+            format!(
+                "{field} \"{text}\" must be \"host:port\", as others reach this controller; leave it out when that is where it listens"
+            ),
+        ));
+    }
+    Ok(Some(text.clone()))
 }
 
 /// A path that the operating system takes for a socket.

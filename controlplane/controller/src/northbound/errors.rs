@@ -14,6 +14,7 @@ use crate::access::Role;
 use crate::change::{Fault, Refusal};
 use crate::commit::CommitError;
 use crate::quota::Exceeded;
+use crate::store::Leader;
 
 /// Longest message (bytes); percent-encoded it may take three times as much.
 const MESSAGE_BYTES_MAX: usize = 1_024;
@@ -50,7 +51,32 @@ pub(super) fn refused(refusal: &Refusal) -> Status {
 pub(super) fn not_committed(error: &CommitError) -> Status {
     match error {
         CommitError::Refused(refusal) => refused(refusal),
-        CommitError::Store(_) | CommitError::Stopped => unavailable(error.to_string()),
+        CommitError::NotLeader(leader) => not_leader(leader.as_deref(), error.to_string()),
+        CommitError::Store(_) | CommitError::Uncertain | CommitError::Stopped => {
+            unavailable(error.to_string())
+        }
+    }
+}
+
+/// Another controller must be asked.
+pub(super) fn not_leader(leader: Option<&Leader>, message: String) -> Status {
+    let code = Code::Unavailable;
+    let message = cut(message, MESSAGE_BYTES_MAX);
+    let detail = leader.map(told).unwrap_or_default();
+    let rich = v1::RichStatus {
+        code: code as i32,
+        message: message.clone(),
+        details: vec![packed("NotLeader", &detail)],
+    };
+    Status::with_details(code, message, rich.encode_to_vec().into())
+}
+
+/// A leader, as data.
+pub(super) fn told(leader: &Leader) -> v1::NotLeader {
+    v1::NotLeader {
+        name: cut(leader.name.clone(), TEXT_BYTES_MAX),
+        northbound: cut(leader.northbound.clone(), TEXT_BYTES_MAX),
+        southbound: cut(leader.southbound.clone(), TEXT_BYTES_MAX),
     }
 }
 
@@ -255,6 +281,28 @@ mod tests {
                 .starts_with("quota.updates_per_second \"100\""),
             "{status}"
         );
+    }
+
+    #[test]
+    fn who_leads_is_told_as_data() {
+        let leader = Leader {
+            name: "c2".into(),
+            northbound: "10.0.0.2:7442".into(),
+            southbound: "10.0.0.2:7443".into(),
+        };
+        let status = not_committed(&CommitError::NotLeader(Some(leader.into())));
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(
+            status.message().contains("ask c2 at 10.0.0.2:7442"),
+            "{}",
+            status.message()
+        );
+        let told: v1::NotLeader = unpacked(&rich(&status), "NotLeader");
+        assert_eq!(told.northbound, "10.0.0.2:7442");
+        assert_eq!(told.southbound, "10.0.0.2:7443");
+        let status = not_committed(&CommitError::NotLeader(None));
+        let told: v1::NotLeader = unpacked(&rich(&status), "NotLeader");
+        assert_eq!(told, v1::NotLeader::default());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::southbound::Sessions;
 /// Checks at least this often; more often when the lease is short.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// Watches leases until `stop`.
+/// Watches leases until `stop`, while this controller leads.
 pub(super) async fn keep(
     state: Arc<State>,
     committer: Committer,
@@ -25,10 +25,20 @@ pub(super) async fn keep(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut tick = tokio::time::interval((router_lease / 4).min(INTERVAL_MAX));
+    let mut led_by = None;
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let election = state.election();
+        if election != led_by {
+            // Routers have a whole lease to come to this controller.
+            sessions.begin_anew();
+            led_by = election;
+        }
+        if election.is_none() {
+            continue;
         }
         expire_routers(&state, &committer, &sessions, router_lease).await;
         sessions.forget(|router| state.rib().router_by_label(router).is_some());

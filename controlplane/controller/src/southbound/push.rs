@@ -14,6 +14,7 @@ use super::registry::RefusedEntry;
 use super::session::send;
 use super::{Outgoing, SouthboundService};
 use crate::convert;
+use crate::store::ElectionId;
 use crate::tables::TableDifference;
 
 /// Largest part of an update (bytes), as southbound.proto promises.
@@ -30,6 +31,7 @@ pub(super) struct Pusher {
     pub(super) service: SouthboundService,
     pub(super) label: Label,
     pub(super) uri: String,
+    pub(super) election: ElectionId,
     pub(super) outgoing: Outgoing,
     pub(super) answers: mpsc::Receiver<v1::TableAnswer>,
 }
@@ -53,6 +55,7 @@ struct Envelope {
     nonce: u64,
     generation: u64,
     base_generation: u64,
+    election: ElectionId,
 }
 
 impl Pusher {
@@ -135,6 +138,7 @@ impl Pusher {
                 nonce,
                 generation: offer.generation,
                 base_generation: offer.base,
+                election: self.election,
             };
             self.send_parts(envelope, offer.difference).await?;
             return Ok(offer.generation);
@@ -153,6 +157,7 @@ impl Pusher {
             nonce,
             generation,
             base_generation: 0,
+            election: self.election,
         };
         self.send_parts(envelope, snapshot).await?;
         Ok(generation)
@@ -249,6 +254,7 @@ impl Envelope {
             upserts: Vec::new(),
             removes: Vec::new(),
             last: false,
+            election_id: self.election.0,
         }
     }
 }

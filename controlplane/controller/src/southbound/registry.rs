@@ -177,7 +177,8 @@ pub(super) struct Control {
 
 /// All routers' sessions.
 pub struct Sessions {
-    started: Instant,
+    /// Since when this controller would have heard a router; see [`Sessions::begin_anew`].
+    started: Mutex<Instant>,
     rows: Mutex<Rows>,
     /// [`Rows::changes`], for those who wait for it.
     changes: watch::Sender<u64>,
@@ -186,7 +187,7 @@ pub struct Sessions {
 impl Default for Sessions {
     fn default() -> Self {
         Self {
-            started: Instant::now(),
+            started: Mutex::new(Instant::now()),
             rows: Mutex::default(),
             changes: watch::Sender::new(0),
         }
@@ -344,14 +345,21 @@ impl Sessions {
         self.with(router, |row| row.heard = Instant::now());
     }
 
-    /// How long a router has been silent, at most since this controller started.
+    /// This controller leads from now on: until now routers spoke to another.
+    pub fn begin_anew(&self) {
+        let now = Instant::now();
+        *self.started.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        for row in self.rows().routers.values_mut() {
+            row.heard = now;
+        }
+    }
+
+    /// How long a router has been silent, at most since this controller began to lead.
     #[must_use]
     pub fn silence(&self, router: Label) -> Duration {
+        let started = *self.started.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = self.rows();
-        let heard = rows
-            .routers
-            .get(&router)
-            .map_or(self.started, |row| row.heard);
+        let heard = rows.routers.get(&router).map_or(started, |row| row.heard);
         heard.elapsed()
     }
 

@@ -16,7 +16,7 @@ use crate::change::attach;
 use crate::commit::{CommitError, now_unix_ms};
 use crate::record::RouterRecord;
 use crate::resolve::resolve;
-use crate::store::new_store_id;
+use crate::store::{ElectionId, new_store_id};
 
 /// From the call to `SessionOpen`.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +36,8 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Session {
     pub(super) service: SouthboundService,
     pub(super) router: RouterRecord,
+    /// What this controller led by when the session began; it ends when that is over.
+    pub(super) election: ElectionId,
     pub(super) outgoing: Outgoing,
 }
 
@@ -80,7 +82,24 @@ impl Session {
     async fn held(&self, open: &v1::SessionOpen) -> Result<u64, Status> {
         let state = &self.service.state;
         let (held, newest) = (open.held_generation, state.generation());
-        if open.store_id != state.store_id() || held < self.router.since_generation {
+        if open.store_id != state.store_id() {
+            return Ok(0);
+        }
+        let highest = open.highest_election_id;
+        if highest > self.election.0 {
+            tracing::error!(
+                event = "later_controller",
+                router = self.router.name,
+                election_id = self.election.0,
+                highest,
+                "the router met a controller that leads this store since"
+            );
+            return Err(Status::failed_precondition(format!(
+                "router \"{}\" met a controller with election id {highest}, this one has {}; if two run on copies of one store, stop one",
+                self.router.name, self.election.0
+            )));
+        }
+        if held < self.router.since_generation {
             return Ok(0);
         }
         if held <= newest {
@@ -154,6 +173,8 @@ impl Session {
             store_id: self.service.state.store_id(),
             lease_ms: self.service.timers.router_lease.as_millis() as u32,
             generation: self.service.state.generation(),
+            election_id: self.election.0,
+            controller: self.service.name.to_string(),
         }))
         .await?;
         for verdict in verdicts(refused) {
@@ -164,6 +185,7 @@ impl Session {
             service: self.service.clone(),
             label,
             uri: self.router.uri.clone(),
+            election: self.election,
             outgoing: self.outgoing.clone(),
             answers: waiting,
         };
@@ -171,6 +193,10 @@ impl Session {
             outcome = self.read(incoming, answers, session) => outcome,
             outcome = pusher.run(held) => outcome,
             status = self.attend(control) => Err(status),
+            () = self.service.state.led_until(self.election) => {
+                let leader = self.service.state.leader();
+                Err(commit_status(&CommitError::NotLeader(leader)))
+            }
         }
     }
 
@@ -346,6 +372,6 @@ async fn opening(incoming: &mut Streaming<v1::RouterMessage>) -> Result<v1::Sess
     Ok(open)
 }
 
-fn commit_status(error: &CommitError) -> Status {
+pub(super) fn commit_status(error: &CommitError) -> Status {
     Status::unavailable(error.to_string())
 }

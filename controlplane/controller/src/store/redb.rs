@@ -1,16 +1,18 @@
 //! The embedded engine: one redb file, one writer, readers beside it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use caplane_proto::v1;
-use caplane_wire::Label;
-use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::{AuditRow, Batch, Epoch, Store, StoreError, Stored, new_store_id};
-use crate::convert;
+use tokio::sync::watch;
+
+use super::{
+    AuditRow, Batch, ElectionId, Epoch, Followed, Standing, Store, StoreError, Stored, log_row,
+    new_store_id,
+};
 use crate::record::Object;
-use crate::tables::{LogRow, TableKey};
+use crate::tables::LogRow;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const OBJECTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("objects");
@@ -21,51 +23,42 @@ const AUDIT: TableDefinition<u64, &[u8]> = TableDefinition::new("audit");
 /// Layout of the file; another one is refused rather than guessed at.
 const FORMAT: u64 = 1;
 
-/// A row of the change log as stored.
-#[derive(Clone, PartialEq, Message)]
-struct ChangeRow {
-    #[prost(message, repeated, tag = "1")]
-    keys: Vec<ChangedKey>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ChangedKey {
-    /// Router label; 0 = the entry is the same everywhere.
-    #[prost(uint32, tag = "1")]
-    router: u32,
-    #[prost(message, optional, tag = "2")]
-    key: Option<v1::ResourceKey>,
-}
-
-/// A redb file.
+/// A redb file. Whoever has it open leads: one process at a time can.
 pub struct RedbStore {
-    path: PathBuf,
+    place: String,
     database: Database,
+    election: ElectionId,
+    news: watch::Sender<()>,
 }
 
 impl RedbStore {
-    /// Opens the file, making it when there is none.
+    /// Opens the file, making it when there is none, as its next leader.
     ///
     /// # Errors
     /// It cannot be opened (another controller has it open?), is damaged, or has another layout.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let failed = |operation, cause: String| StoreError::Engine {
-            path: path.to_owned(),
-            operation,
-            cause,
-        };
-        let database = Database::create(path)
-            .map_err(|e| failed("open (is another controller running on it?)", e.to_string()))?;
-        let store = Self {
-            path: path.to_owned(),
+        let place = path.display().to_string();
+        let database = Database::create(path).map_err(|e| StoreError::Engine {
+            place: place.clone(),
+            operation: "open (is another controller running on it?)",
+            cause: e.to_string(),
+        })?;
+        let mut store = Self {
+            place,
             database,
+            election: ElectionId(0),
+            news: watch::Sender::new(()),
         };
-        store.initialise()?;
+        store.election = store.initialise()?;
         Ok(store)
     }
 
-    fn initialise(&self) -> Result<(), StoreError> {
-        let found = self.write("initialise", |tx| {
+    /// Makes the tables, and takes the next election id. It is at least the clock's: so a copy that is put back leads what
+    /// knew the store before, and of two copies that run at once the one started later does.
+    fn initialise(&self) -> Result<ElectionId, StoreError> {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH);
+        let clock = clock.map_or(0, |since| since.as_millis() as u64);
+        let (found, election) = self.write("initialise", |tx| {
             tx.open_table(OBJECTS)?;
             tx.open_table(CARDS)?;
             tx.open_table(CHANGES)?;
@@ -76,22 +69,27 @@ impl RedbStore {
                 meta.insert("format", FORMAT.to_be_bytes().as_slice())?;
                 meta.insert("store_id", new_store_id().as_bytes())?;
             }
-            Ok(format.unwrap_or(FORMAT))
+            let last = meta.get("election_id")?.map(|value| number(value.value()));
+            let election = clock.max(last.unwrap_or(0).saturating_add(1));
+            if format.is_none_or(|format| format == FORMAT) {
+                meta.insert("election_id", election.to_be_bytes().as_slice())?;
+            }
+            Ok((format.unwrap_or(FORMAT), ElectionId(election)))
         })?;
         if found != FORMAT {
             return Err(StoreError::Content {
-                path: self.path.clone(),
+                place: self.place.clone(),
                 cause: format!(
                     "has layout {found}, this program reads layout {FORMAT}; use the version that wrote it"
                 ),
             });
         }
-        Ok(())
+        Ok(election)
     }
 
     fn failed(&self, operation: &'static str, error: &redb::Error) -> StoreError {
         StoreError::Engine {
-            path: self.path.clone(),
+            place: self.place.clone(),
             operation,
             cause: error.to_string(),
         }
@@ -122,6 +120,23 @@ impl RedbStore {
 }
 
 impl Store for RedbStore {
+    fn engine(&self) -> &'static str {
+        "redb"
+    }
+
+    fn standing(&self) -> Standing {
+        Standing::Leading(self.election)
+    }
+
+    fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    fn since(&self, _: u64) -> Result<Followed, StoreError> {
+        // Nobody else can write to it.
+        Ok(Followed::Batches(Vec::new()))
+    }
+
     fn load(&self) -> Result<Stored, StoreError> {
         type Raw = (Vec<(u8, Vec<u8>)>, Vec<(u64, Vec<u8>)>);
         let mut stored = Stored::default();
@@ -160,12 +175,12 @@ impl Store for RedbStore {
         })?;
         for (tag, value) in objects {
             let object =
-                Object::from_bytes(tag, &value).map_err(|e| StoreError::record(&self.path, e))?;
+                Object::from_bytes(tag, &value).map_err(|e| StoreError::record(&self.place, e))?;
             stored.objects.push(object);
         }
         for (generation, value) in rows {
-            let keys = read_row(&value).map_err(|cause| StoreError::Content {
-                path: self.path.clone(),
+            let keys = log_row::read(&value).map_err(|cause| StoreError::Content {
+                place: self.place.clone(),
                 cause: format!("change row of generation {generation}: {cause}"),
             })?;
             stored.log.push(LogRow { generation, keys });
@@ -173,7 +188,10 @@ impl Store for RedbStore {
         Ok(stored)
     }
 
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+    fn commit(&self, id: ElectionId, batch: &Batch) -> Result<(), StoreError> {
+        if id != self.election {
+            return Err(StoreError::Deposed);
+        }
         self.write("commit", |tx| {
             let mut objects = tx.open_table(OBJECTS)?;
             for (key, object) in &batch.objects {
@@ -200,7 +218,7 @@ impl Store for RedbStore {
             }
             let mut changes = tx.open_table(CHANGES)?;
             if !batch.changed.is_empty() {
-                let row = write_row(&batch.changed);
+                let row = log_row::write(&batch.changed);
                 changes.insert(batch.generation, row.as_slice())?;
             }
             changes.retain_in(..=batch.floor, |_, _| false)?;
@@ -263,36 +281,4 @@ impl Store for RedbStore {
 
 fn number(bytes: &[u8]) -> u64 {
     bytes.try_into().map_or(0, u64::from_be_bytes)
-}
-
-fn write_row(keys: &[TableKey]) -> Vec<u8> {
-    let keys = keys
-        .iter()
-        .map(|key| ChangedKey {
-            router: match key {
-                TableKey::Shared(_) => 0,
-                TableKey::Router(router, _) => router.bits(),
-            },
-            key: Some(convert::resource_key(key.entry_key())),
-        })
-        .collect();
-    ChangeRow { keys }.encode_to_vec()
-}
-
-fn read_row(bytes: &[u8]) -> Result<Vec<TableKey>, String> {
-    let row = ChangeRow::decode(bytes).map_err(|e| e.to_string())?;
-    row.keys
-        .iter()
-        .map(|changed| {
-            let key = changed
-                .key
-                .as_ref()
-                .and_then(convert::entry_key)
-                .ok_or("a key names nothing")?;
-            Ok(match changed.router {
-                0 => TableKey::Shared(key),
-                router => TableKey::Router(Label::from_bits(router), key),
-            })
-        })
-        .collect()
 }

@@ -308,6 +308,7 @@ pub struct Held {
     pub store_id: String,
     /// What of it is in force; `None` = all.
     pub live: Option<u64>,
+    pub election_id: u64,
 }
 
 /// One whole update, its parts joined.
@@ -336,6 +337,7 @@ impl SimulatedRouter {
             software: "simulated 1".into(),
             attachments,
             live_generation: held.live.unwrap_or(held.generation),
+            highest_election_id: held.election_id,
         })))
         .await
         .expect("queued");
@@ -364,6 +366,7 @@ impl SimulatedRouter {
             generation: self.generation,
             store_id: self.accepted.store_id.clone(),
             live: None,
+            election_id: self.accepted.election_id,
         }
     }
 
@@ -396,6 +399,7 @@ impl SimulatedRouter {
                 other => panic!("expected an update, got {other:?}"),
             };
             assert!(part.encoded_len() <= 1024 * 1024, "part too large");
+            assert_eq!(part.election_id, self.accepted.election_id);
             let update = whole.get_or_insert_with(|| Update {
                 nonce: part.nonce,
                 generation: part.generation,

@@ -55,6 +55,7 @@ enum RawWorkers {
 struct RawController {
     addresses: Spanned<Vec<Spanned<String>>>,
     server_name: Option<Spanned<String>>,
+    uri: Option<Spanned<String>>,
     trust_domain: Option<Spanned<String>>,
 }
 
@@ -318,9 +319,33 @@ fn controller(
         }
         Some(name) => name.into_inner(),
     };
+    let uri = match raw.uri {
+        None => format!("spiffe://{trust_domain}/controller/"),
+        Some(uri) => {
+            let text = uri.get_ref();
+            // A beginning names nobody yet.
+            let probe = match text.ends_with('/') {
+                true => format!("{text}x"),
+                false => text.clone(),
+            };
+            let name = caplane_wire::PeerName::parse(&probe).map_err(|cause| {
+                fault(&uri, format!("uri \"{text}\": {cause}; name the controller's certificate, or end it in \"/\" for all whose URI begins so"))
+            })?;
+            if name.trust_domain() != trust_domain {
+                return Err(fault(
+                    &uri,
+                    format!(
+                        "uri \"{text}\" is not of trust_domain \"{trust_domain}\", whose roots vouch for controllers"
+                    ),
+                ));
+            }
+            uri.into_inner()
+        }
+    };
     Ok(ControllerConfig {
         addresses,
         server_name,
+        uri,
         trust_domain,
     })
 }

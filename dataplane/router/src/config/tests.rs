@@ -40,6 +40,10 @@ fn the_least_configuration_takes_every_default() {
     assert_eq!(config.admin, defaults::ADMIN.parse().unwrap());
     assert_eq!(config.workers, 1);
     assert_eq!(config.controller.server_name, "caplane-controller");
+    assert_eq!(
+        config.controller.uri,
+        format!("spiffe://{}/controller/", config.controller.trust_domain)
+    );
     assert_eq!(config.controller.trust_domain, "caplane.local");
     assert_eq!(config.state_dir, Path::new("/etc/caplane/state"));
     assert_eq!(

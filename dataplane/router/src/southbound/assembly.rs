@@ -23,6 +23,8 @@ impl Whole {
             upserts: self.upserts,
             removes: self.removes,
             last: true,
+            // Checked part by part; what is stored beside the table is the highest that was met.
+            election_id: 0,
         }
     }
 }
@@ -76,6 +78,7 @@ mod tests {
             }],
             removes: vec![],
             last,
+            election_id: 0,
         }
     }
 

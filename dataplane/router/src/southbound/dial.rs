@@ -1,11 +1,14 @@
 //! Keeps a southbound stream open to one of the controllers, trying them in turn
-//! with growing pauses. Refuses to know what is said on it.
+//! with growing pauses. A stream whose queue is dropped on this side is over. Refuses to know what is said on it.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use caplane_proto::v1;
 use caplane_proto::v1::southbound_client::SouthboundClient;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::tls::ControllerTls;
@@ -38,6 +41,12 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
+/// The same while a controller answers that another one leads: soon one will, or does already.
+const RETRY_FOLLOWERS: Duration = Duration::from_millis(500);
+
+/// A stream that this side left is waited for so long, for the reason it ends with.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Parts are at most 1 MiB (southbound.proto); resolve answers are far smaller.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -50,10 +59,14 @@ pub async fn run(
 ) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST, seed);
     loop {
+        let mut longest = RETRY_LONGEST;
         for address in &addresses {
             let outcome = session(&tls, address, &events).await;
             if outcome.spoke {
                 backoff.succeeded();
+            }
+            if outcome.declined {
+                longest = RETRY_FOLLOWERS;
             }
             tracing::info!(event = "controller_unreachable", %address, reason = %outcome.reason);
             if events
@@ -64,14 +77,35 @@ pub async fn run(
                 return;
             }
         }
-        tokio::time::sleep(backoff.after_failure()).await;
+        tokio::time::sleep(backoff.after_failure().min(longest)).await;
     }
 }
 
+#[derive(Default)]
 struct Outcome {
     /// The controller said something: the next round begins at once.
     spoke: bool,
+    /// It is there, and sent this router away for now.
+    declined: bool,
     reason: String,
+}
+
+/// What goes to the controller. Once it ends, so does the receiver of `over`.
+struct Outgoing {
+    queue: ReceiverStream<v1::RouterMessage>,
+    over: Option<oneshot::Sender<()>>,
+}
+
+impl Stream for Outgoing {
+    type Item = v1::RouterMessage;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = Pin::new(&mut self.queue).poll_next(cx);
+        if matches!(next, Poll::Ready(None)) {
+            self.over = None;
+        }
+        next
+    }
 }
 
 async fn session(
@@ -79,19 +113,19 @@ async fn session(
     address: &HostPort,
     events: &mpsc::Sender<StreamEvent>,
 ) -> Outcome {
-    let mut spoke = false;
-    let reason = match stream(tls, address, events, &mut spoke).await {
+    let mut outcome = Outcome::default();
+    outcome.reason = match stream(tls, address, events, &mut outcome).await {
         Ok(()) => "the controller ended the session".to_owned(),
         Err(reason) => reason,
     };
-    Outcome { spoke, reason }
+    outcome
 }
 
 async fn stream(
     tls: &ControllerTls,
     address: &HostPort,
     events: &mpsc::Sender<StreamEvent>,
-    spoke: &mut bool,
+    outcome: &mut Outcome,
 ) -> Result<(), String> {
     let endpoint = tls
         .endpoint(address)
@@ -106,19 +140,49 @@ async fn stream(
         return Ok(());
     }
     let mut client = SouthboundClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let mut incoming = client
-        .session(ReceiverStream::new(queue))
-        .await
-        .map_err(|status| status_text(&status))?
+    let (over, mut left) = oneshot::channel();
+    let outgoing = Outgoing {
+        queue: ReceiverStream::new(queue),
+        over: Some(over),
+    };
+    let opened = client.session(outgoing).await;
+    let mut incoming = opened
+        .map_err(|status| {
+            outcome.declined = is_declined(&status);
+            status_text(&status)
+        })?
         .into_inner();
-    while let Some(message) = incoming.message().await.map_err(|s| status_text(&s))? {
-        *spoke = true;
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = incoming.message() => message,
+            _ = &mut left => {
+                // Also when the connection broke: then the stream says so.
+                let last = async {
+                    while incoming.message().await?.is_some() {}
+                    Ok(())
+                };
+                return match tokio::time::timeout(FAREWELL, last).await {
+                    Ok(Err(status)) => Err(status_text(&status)),
+                    Ok(Ok(())) | Err(_) => Err("this router left".to_owned()),
+                };
+            }
+        };
+        let Some(message) = message.map_err(|s| status_text(&s))? else {
+            return Ok(());
+        };
+        outcome.spoke = true;
         let message = StreamEvent::Message(Box::new(message));
         if events.send(message).await.is_err() {
             return Ok(());
         }
     }
-    Ok(())
+}
+
+/// Whether the controller itself said that it cannot serve now: then it is there, and another one may lead.
+fn is_declined(status: &tonic::Status) -> bool {
+    // A status made on this side of the wire has a source.
+    status.code() == tonic::Code::Unavailable && std::error::Error::source(status).is_none()
 }
 
 /// Code and message of a status, without its metadata.

@@ -69,6 +69,8 @@ impl Fixture {
             store_id: "store-a".into(),
             lease_ms: 3_000,
             generation,
+            election_id: 7,
+            controller: "c1".into(),
         }))
         .await;
     }
@@ -109,6 +111,7 @@ fn update(base: u64, generation: u64, upserts: Vec<v1::Resource>) -> v1::TableUp
         upserts,
         removes: vec![],
         last: true,
+        election_id: 7,
     }
 }
 
@@ -327,4 +330,54 @@ async fn a_controller_that_does_not_read_loses_the_session() {
     }
     assert!(f.shared.is_stale());
     assert_eq!(f.counts.connected.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_controller_that_led_before_another_is_left_and_nothing_of_it_is_applied() {
+    let mut f = fixture();
+    f.next();
+    f.accept(5).await;
+    f.update(update(0, 5, vec![neighbour(2, URI)])).await;
+    assert_eq!(f.southbound.take_unsaved().unwrap().0.election_id, 7);
+    let mut late = update(5, 6, vec![]);
+    late.election_id = 6;
+    let answer = f.update(late).await;
+    assert!(
+        answer.rejected[0].reason.contains("7 was met"),
+        "{answer:?}"
+    );
+    assert!(!answer.needs_snapshot);
+    assert!(f.sent.try_recv().is_err() && f.sent.is_closed(), "left");
+    assert_eq!(f.generation(), 5);
+
+    let (outgoing, sent) = mpsc::channel(16);
+    f.sent = sent;
+    f.southbound.on_connected(outgoing);
+    let Some(ToController::Open(open)) = f.next() else {
+        panic!("SessionOpen must be first");
+    };
+    assert_eq!(open.highest_election_id, 7);
+    let mut accepted = v1::SessionAccepted {
+        router_label: router().bits(),
+        store_id: "store-a".into(),
+        election_id: 8,
+        ..Default::default()
+    };
+    f.say(FromController::Accepted(accepted.clone())).await;
+    let (held, since) = f.southbound.take_unsaved().expect("a later id is stored");
+    assert_eq!(held.election_id, 8);
+    assert!(matches!(since, Since::Whole));
+
+    // Another store has its own order.
+    let (outgoing, sent) = mpsc::channel(16);
+    f.sent = sent;
+    f.southbound.on_connected(outgoing);
+    accepted.store_id = "store-b".into();
+    accepted.election_id = 1;
+    f.say(FromController::Accepted(accepted)).await;
+    f.next();
+    let mut first = update(0, 1, vec![]);
+    first.election_id = 1;
+    assert!(f.update(first).await.rejected.is_empty());
+    assert_eq!(f.southbound.take_unsaved().unwrap().0.election_id, 1);
 }

@@ -1,5 +1,5 @@
-//! TLS towards the controller: mutual, 1.3 only, the controller named by DNS
-//! name under the roots of one trust domain. Refuses to know what is said inside.
+//! TLS towards the controller: mutual, 1.3 only, the controller named by the URI and the DNS
+//! name in its certificate, under the roots of one trust domain. Refuses to know what is said inside.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,10 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, Error, PeerIncompatible, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, OtherError, PeerIncompatible, RootCertStore,
+    SignatureScheme,
+};
 use tonic::transport::{ClientTlsConfig, Endpoint, Identity};
 
 use crate::config::{ControllerConfig, CredentialsConfig, HostPort};
@@ -47,7 +50,7 @@ pub enum ControllerTlsError {
 pub struct ControllerTls {
     identity: Identity,
     server_name: String,
-    verifier: Arc<Tls13Only>,
+    verifier: Arc<ControllerOnly>,
 }
 
 impl ControllerTls {
@@ -79,7 +82,10 @@ impl ControllerTls {
         Ok(Self {
             identity,
             server_name: controller.server_name.clone(),
-            verifier: Arc::new(Tls13Only(verifier)),
+            verifier: Arc::new(ControllerOnly {
+                inner: verifier,
+                uri: controller.uri.clone(),
+            }),
         })
     }
 
@@ -134,12 +140,44 @@ fn roots(path: &Path) -> Result<RootCertStore, ControllerTlsError> {
     Ok(store)
 }
 
-/// WebPKI's verifier with TLS 1.2 taken away: a controller that answers in 1.2
-/// fails the handshake at its signature.
-#[derive(Debug)]
-struct Tls13Only(Arc<WebPkiServerVerifier>);
+/// Who answered is no controller.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoController(String);
 
-impl ServerCertVerifier for Tls13Only {
+/// WebPKI's verifier for certificates that name a controller, with TLS 1.2 taken away: a controller
+/// that answers in 1.2 fails the handshake at its signature.
+#[derive(Debug)]
+struct ControllerOnly {
+    inner: Arc<WebPkiServerVerifier>,
+    /// Exact, or a beginning that ends in `/`.
+    uri: String,
+}
+
+impl ControllerOnly {
+    /// Whether the one URI that a certificate names is a controller's.
+    fn named(&self, certificate: &CertificateDer<'_>) -> Result<(), String> {
+        let certificate =
+            webpki::EndEntityCert::try_from(certificate).map_err(|e| e.to_string())?;
+        let mut uris = certificate.valid_uri_names();
+        let (Some(uri), None) = (uris.next(), uris.next()) else {
+            return Err("the certificate must name exactly one URI".to_owned());
+        };
+        let meant = match self.uri.ends_with('/') {
+            true => uri.len() > self.uri.len() && uri.starts_with(&self.uri),
+            false => uri == self.uri,
+        };
+        match meant {
+            true => Ok(()),
+            false => Err(format!(
+                "\"{uri}\" is no controller, those are \"{}\" (controller.uri)",
+                self.uri
+            )),
+        }
+    }
+}
+
+impl ServerCertVerifier for ControllerOnly {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -148,8 +186,18 @@ impl ServerCertVerifier for Tls13Only {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.0
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let verified = self.inner.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        )?;
+        self.named(end_entity).map_err(|cause| {
+            let other = OtherError(Arc::new(NoController(cause)));
+            Error::InvalidCertificate(CertificateError::Other(other))
+        })?;
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
@@ -169,11 +217,11 @@ impl ServerCertVerifier for Tls13Only {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0
+        self.inner
             .verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
     }
 }

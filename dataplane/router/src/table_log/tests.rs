@@ -33,6 +33,7 @@ fn update(base: u64, generation: u64, upserts: &[Entry], removes: &[u32]) -> v1:
             })
             .collect(),
         last: true,
+        election_id: 7,
     }
 }
 
@@ -53,6 +54,7 @@ impl Holding {
             fib: Fib::empty(0, Label::router(1).unwrap()),
             router_name: "r1".into(),
             store_id: "store-a".into(),
+            election_id: 7,
         };
         let entries: Vec<Entry> = (1..=agents).map(|number| agent(number, 1)).collect();
         held.fib = apply(&held.fib, update(0, 1, &entries, &[]));

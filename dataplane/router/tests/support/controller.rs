@@ -16,7 +16,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::DEADLINE;
-use super::pki::Pki;
+use super::pki::{Files, Pki};
 
 pub struct FakeController {
     runtime: Runtime,
@@ -36,21 +36,27 @@ pub struct Session {
     incoming: Incoming,
     pub open: v1::SessionOpen,
     pub generation: u64,
+    /// What the controller says it leads by.
+    pub election_id: u64,
     nonce: u64,
 }
 
 impl FakeController {
     pub fn start(pki: &Pki) -> Self {
+        Self::start_as(&pki.controller())
+    }
+
+    /// A server with this certificate.
+    pub fn start_as(files: &Files) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
-        let files = pki.controller();
         let read = |path: &std::path::Path| std::fs::read(path).unwrap();
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(read(&files.chain), read(&files.key)))
-            .client_ca_root(Certificate::from_pem(read(&pki.roots())));
+            .client_ca_root(Certificate::from_pem(read(&files.roots)));
         let (sender, sessions) = mpsc::unbounded_channel();
         let address = runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -88,10 +94,16 @@ impl FakeController {
         Session {
             handle,
             generation: open.held_generation,
+            election_id: 0,
             incoming,
             open,
             nonce: 0,
         }
+    }
+
+    /// Whether a router opened a session that the test has not seen.
+    pub fn was_asked(&self) -> bool {
+        !self.sessions.is_empty()
     }
 
     /// Ends the server and every session, as a killed controller does.
@@ -124,6 +136,14 @@ impl Session {
         self.handle.block_on(hear(&mut self.incoming.heard))
     }
 
+    /// Reads what the router still says; true when it ends the session then, and not within the deadline when it goes on.
+    pub fn is_left(&mut self) -> bool {
+        let heard = &mut self.incoming.heard;
+        let end = async { while let Ok(Some(_)) = heard.message().await {} };
+        let end = async { tokio::time::timeout(DEADLINE, end).await };
+        self.handle.block_on(end).is_ok()
+    }
+
     /// The next message that `pick` wants; lease renewals and the like are passed over.
     pub fn hear_until<T>(&mut self, mut pick: impl FnMut(Heard) -> Option<T>) -> T {
         loop {
@@ -141,6 +161,8 @@ impl Session {
             store_id: "store-a".into(),
             lease_ms: 30_000,
             generation: newest,
+            election_id: self.election_id,
+            controller: "fake".into(),
         }));
     }
 
@@ -161,6 +183,7 @@ impl Session {
             upserts,
             removes,
             last: true,
+            election_id: self.election_id,
         }));
         let answer = self.hear_until(|heard| match heard {
             Heard::Answer(answer) => Some(answer),

@@ -16,6 +16,7 @@ pub struct Files {
     pub uri: String,
     pub chain: PathBuf,
     pub key: PathBuf,
+    pub roots: PathBuf,
 }
 
 impl Pki {
@@ -55,6 +56,11 @@ impl Pki {
         )
     }
 
+    /// A controller by its DNS name, and something else by its URI.
+    pub fn pretender(&self) -> Files {
+        self.issue("spiffe://caplane.local/router/c1", &["caplane-controller"])
+    }
+
     fn issue(&self, uri: &str, dns: &[&str]) -> Files {
         let dns: Vec<String> = dns.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(dns).unwrap();
@@ -77,6 +83,7 @@ impl Pki {
             uri: uri.to_owned(),
             chain,
             key: key_path,
+            roots: self.roots(),
         }
     }
 }
