@@ -1210,3 +1210,45 @@ async fn the_audit_log_is_listed_and_verified() {
     assert!(told.contains("newer ones are missing"), "{told}");
     refused(state, &["audit", "verify", "--expect-head", "5c1e"], 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_beyond_the_quota_waits_for_its_turn() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let mut config = FabricConfig::line(state, 1).expect("the sibling programs are built");
+    config.controller_tables = "[quota]\nupdates_per_second = 2\n".to_owned();
+    let fabric = Fabric::start(config).await.expect("the fabric starts");
+    let api = fabric.api();
+    let tenant = |i: usize| {
+        caplane_proto::v1::entity::Entity::Tenant(caplane_proto::v1::Tenant {
+            name: format!("t{i}"),
+            ..Default::default()
+        })
+    };
+    // 20 are saved up: what is beyond is due in its time.
+    let begun = Instant::now();
+    for i in 0..24 {
+        api.insert(tenant(i)).await.expect("waited for");
+    }
+    let took = begun.elapsed();
+    assert!(
+        took > Duration::from_millis(500),
+        "{took:?}: nothing had to wait"
+    );
+    // A batch that is too large passes and is paid for; what comes after it waits longer than a write waits.
+    let batch = (100..300).map(|i| (caplane_proto::v1::update::Type::Insert, tenant(i)));
+    api.write(batch).await.expect("paid for afterwards");
+    let begun = Instant::now();
+    let error = api
+        .insert(tenant(300))
+        .await
+        .expect_err("a minute and more");
+    assert_eq!(error.code(), tonic::Code::ResourceExhausted, "{error}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "known before it waits"
+    );
+    let failure = caplane::failure::Failure::from(error);
+    let wait = failure.json()["retry_after_ms"].as_u64().expect("told");
+    assert!((30_000..110_000).contains(&wait), "{wait}");
+}
