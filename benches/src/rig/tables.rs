@@ -30,6 +30,7 @@ impl Rig {
                 label: 0,
             }],
             reply_tenants: vec![plan.tenant],
+            reply_all: false,
             priority_max: 6,
             rate: None,
             class_rates: Vec::new(),

@@ -266,6 +266,7 @@ impl Session {
                 score: 1.0,
                 matched_by: "path".to_owned(),
                 members: 1,
+                ..Candidate::default()
             })
             .into_iter()
             .collect();

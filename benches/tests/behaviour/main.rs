@@ -9,6 +9,7 @@ mod conservation;
 mod controller_loss;
 mod families;
 mod generator;
+mod policers;
 mod sharing;
 mod stage;
 mod tenants;

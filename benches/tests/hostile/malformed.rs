@@ -235,6 +235,7 @@ async fn what_is_to_be_ignored_is_ignored() {
             query_id: 9,
             target: Some(v1::resolve::Target::Path("no/such/class".to_owned())),
             limit: 0,
+            ..v1::Resolve::default()
         })),
     };
     let resolve = prost::Message::encode_to_vec(&resolve);

@@ -383,11 +383,13 @@ impl Api {
         target: v1::resolve::Target,
         limit: u32,
         asker: &str,
+        constraints: Option<v1::Constraints>,
     ) -> Result<v1::ResolveResponse, ApiError> {
         let query = v1::Resolve {
             query_id: 0,
             target: Some(target),
             limit,
+            constraints,
         };
         let request = v1::ResolveRequest {
             query: Some(query),

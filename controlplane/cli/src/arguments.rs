@@ -22,6 +22,7 @@ mod documents;
 mod explain;
 mod messages;
 mod overrides;
+mod policies;
 mod policy;
 mod rollout;
 mod topology;
@@ -41,6 +42,7 @@ pub use messages::{
     BodyArguments, ListenArguments, RequestArguments, SendArguments, SpeakerArguments,
 };
 pub use overrides::{GroupCommand, OverrideCommand};
+pub use policies::{PolicerArguments, PolicerCommand, PolicyArguments, PolicyCommand};
 pub use policy::{GrantCommand, PermissionArguments, PermissionCommand, TenantCommand};
 pub use rollout::{GenerationCommand, RolloutCommand};
 pub use topology::{LinkCommand, RouterCommand};
@@ -163,6 +165,12 @@ pub enum Command {
     /// Let one tenant reach classes of another
     #[command(subcommand)]
     Permission(PermissionCommand),
+    /// Policies: what the agents that name them may reach
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Policers: how much agents may send
+    #[command(subcommand)]
+    Policer(PolicerCommand),
     /// Make a file true: agents, grants, routers, links, tenants and more
     Apply(ManifestArguments),
     /// Say what `apply` would change; exit code 10 when anything

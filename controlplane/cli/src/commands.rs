@@ -18,6 +18,7 @@ mod entities;
 mod explain;
 mod messages;
 mod overrides;
+mod policies;
 mod policy;
 mod rollout;
 mod status;
@@ -46,6 +47,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Group(command) => overrides::groups(&settings, command).await?,
         Command::Tenant(command) => policy::tenants(&settings, command).await?,
         Command::Permission(command) => policy::permissions(&settings, command).await?,
+        Command::Policy(command) => policies::policies(&settings, command).await?,
+        Command::Policer(command) => policies::policers(&settings, command).await?,
         Command::Apply(arguments) => apply::apply(&settings, &arguments).await?,
         Command::Diff(arguments) => return apply::diff(&settings, &arguments, json).await,
         Command::Commit(command) => commits::commits(&settings, command).await?,

@@ -14,6 +14,7 @@ use toml::Spanned;
 use crate::failure::{Exit, Failure};
 
 pub mod plan;
+mod policy;
 
 #[cfg(test)]
 mod tests;
@@ -65,12 +66,20 @@ struct Raw {
     permission: Vec<Permission>,
     #[serde(default)]
     group: Vec<Group>,
+    #[serde(default)]
+    policy: Vec<policy::Policy>,
+    #[serde(default)]
+    policer: Vec<policy::Policer>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tenant {
     name: Spanned<String>,
+    #[serde(default)]
+    policer: String,
+    #[serde(default)]
+    direct: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,6 +110,14 @@ struct Agent {
     #[serde(default)]
     lease_seconds: u32,
     priority_max: Option<u32>,
+    #[serde(default)]
+    policy: String,
+    #[serde(default)]
+    locality: String,
+    #[serde(default)]
+    cost: u32,
+    #[serde(default)]
+    out_of_service: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -112,6 +129,8 @@ struct Grant {
     class: Spanned<String>,
     #[serde(default)]
     weight: u32,
+    #[serde(default)]
+    out_of_service: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -238,6 +257,8 @@ impl Reader<'_> {
         for tenant in raw.tenant {
             let kind = Kind::Tenant(v1::Tenant {
                 name: tenant.name.get_ref().clone(),
+                policer: tenant.policer,
+                direct: tenant.direct,
                 ..v1::Tenant::default()
             });
             read.push((tenant.name.span().start, kind));
@@ -263,6 +284,14 @@ impl Reader<'_> {
         }
         for group in raw.group {
             read.push((group.name.span().start, self.group(group)?));
+        }
+        for policy in raw.policy {
+            let place = policy.name.span().start;
+            read.push((place, Kind::Policy(policy.entity()?)));
+        }
+        for policer in raw.policer {
+            let place = policer.name.span().start;
+            read.push((place, Kind::Policer(policer.entity()?)));
         }
         let mut seen = BTreeSet::new();
         for (offset, kind) in &read {
@@ -315,6 +344,10 @@ impl Reader<'_> {
             weight: agent.weight,
             lease_seconds: agent.lease_seconds,
             priority_max: agent.priority_max,
+            policy: agent.policy,
+            locality: agent.locality,
+            cost: agent.cost,
+            out_of_service: agent.out_of_service,
             ..v1::Agent::default()
         }))
     }
@@ -324,6 +357,7 @@ impl Reader<'_> {
             agent_uri: self.uri(&grant.agent, &grant.tenant)?,
             class_path: class(&grant.class)?,
             weight: grant.weight,
+            out_of_service: grant.out_of_service,
         }))
     }
 

@@ -300,6 +300,125 @@ async fn an_agent_registered_anew_is_granted_also_on_restored_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn policies_and_policers_are_set_listed_named_and_taken_back() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = folder.path();
+    let _fabric = fabric(state).await;
+    let card = write(state, "card.json", &CARD.replace("\"1\"", "\"2.10\""));
+    let class = "finance/currency";
+    let limit = format!("shared:{class}=5,4096");
+    let slow = [
+        "policer",
+        "add",
+        "slow",
+        "--messages",
+        "100",
+        "--class",
+        &limit,
+    ];
+    let added = json(state, &slow, "caplane.policer/1");
+    assert_eq!(added["policer"]["rate"]["messages_per_second"], 100);
+    assert_eq!(
+        added["policer"]["classes"][0]["rate"]["bytes_per_second"],
+        4_096
+    );
+    refused(state, &slow, 4);
+    refused(state, &["policer", "add", "x", "--class", "finance=5"], 2);
+    json(
+        state,
+        &["tenant", "add", "acme", "--policer", "slow"],
+        "caplane.tenant/1",
+    );
+    let kiosk = [
+        "policy",
+        "add",
+        "kiosk",
+        "--only",
+        "--allow",
+        "shared:finance",
+        "--allow",
+        "acme",
+        "--policer",
+        "slow",
+        "--priority-max",
+        "4",
+    ];
+    let added = json(state, &kiosk, "caplane.policy/1");
+    assert_eq!(added["policy"]["base"], "NOTHING");
+    assert_eq!(added["policy"]["allow"][0]["tenant"], "acme", "in order");
+    let register = [
+        "agent",
+        "register",
+        "--name",
+        "teller",
+        "--card",
+        &card,
+        "--policy",
+        "kiosk",
+        "--locality",
+        "eu/de",
+        "--cost",
+        "3",
+    ];
+    let agent = json(state, &register, "caplane.agent/1");
+    assert_eq!(agent["agent"]["policy"], "kiosk");
+    refused(state, &["policy", "remove", "kiosk"], 2);
+    refused(state, &["policer", "remove", "slow"], 2);
+    let all = json(state, &["policy", "list"], "caplane.policies/1");
+    assert_eq!(all["policies"][0]["policer"], "slow");
+    let shown = caplane(state, &["policer", "list"]);
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        text.contains("shared:finance/currency 5 messages/s, 4096 bytes/s"),
+        "{text}"
+    );
+
+    // Asked for agents, Resolve tells who they are and where they can be reached.
+    let found = |more: &[&str]| {
+        let resolve = ["resolve", class, "--agents"];
+        let arguments = [&resolve[..], more].concat();
+        json(state, &arguments, "caplane.candidates/1")["candidates"][0].clone()
+    };
+    let uri = "spiffe://caplane.local/tenant/shared/agent/teller";
+    let one = found(&[
+        "--locality",
+        "eu",
+        "--version-min",
+        "2.9",
+        "--cost-max",
+        "3",
+    ]);
+    assert_eq!(
+        (&one["name"], &one["version"]),
+        (&uri.into(), &"2.10".into())
+    );
+    assert!(
+        one["provenance"]
+            .as_str()
+            .is_some_and(|why| why.contains("currency_conversion"))
+    );
+    refused(state, &["resolve", class, "--version-min", "3"], 3);
+    refused(state, &["resolve", class, "--serving"], 3);
+
+    // Out of service it is no candidate.
+    let out = ["grant", "add", uri, "*", "--out-of-service", "--replace"];
+    json(state, &out, "caplane.grant/1");
+    refused(state, &["resolve", class, "--agents"], 3);
+    json(
+        state,
+        &["agent", "withdraw", "teller"],
+        "caplane.withdrawn/1",
+    );
+    json(state, &["policy", "remove", "kiosk"], "caplane.policy/1");
+    json(
+        state,
+        &["tenant", "add", "acme", "--replace"],
+        "caplane.tenant/1",
+    );
+    json(state, &["policer", "remove", "slow"], "caplane.policer/1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn overrides_and_groups_are_set_listed_and_taken_back() {
     let folder = tempfile::tempdir().expect("folder");
     let state = folder.path();

@@ -28,7 +28,7 @@ pub enum Role {
     Orchestrator,
     /// Runs the network: routers and links.
     Operator,
-    /// Says who is apart from whom: tenants and what they may reach of each other. Reads who did what.
+    /// Says who is apart from whom: tenants, what they may reach of each other and how much they may send. Reads who did what.
     Admin,
 }
 
@@ -88,7 +88,10 @@ pub fn least_writer(target: &Target) -> Role {
         | Target::Override { .. }
         | Target::Group { .. } => Role::Orchestrator,
         Target::Router { .. } | Target::Link { .. } => Role::Operator,
-        Target::Tenant { .. } | Target::Permission { .. } => Role::Admin,
+        Target::Tenant { .. }
+        | Target::Permission { .. }
+        | Target::Policy(_)
+        | Target::Policer(_) => Role::Admin,
     }
 }
 
@@ -210,7 +213,9 @@ impl Principal {
             Target::Router { .. }
             | Target::Link { .. }
             | Target::Tenant { .. }
-            | Target::Permission { .. } => self.unbound(kind),
+            | Target::Permission { .. }
+            | Target::Policy(_)
+            | Target::Policer(_) => self.unbound(kind),
         };
         checked.map_err(|refusal| refusal.within(kind))
     }

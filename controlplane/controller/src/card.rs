@@ -5,7 +5,7 @@
 
 mod capability;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, SeqAccess, Visitor};
@@ -84,6 +84,17 @@ impl AgentCard {
             CardForm::A2a => read::<Card>(bytes).map(Into::into),
             CardForm::Acs => read::<capability::Specification>(bytes).map(Into::into),
         }
+    }
+}
+
+impl AgentCard {
+    /// The tags of its skills: in lower case, sorted, each once, without empty ones.
+    #[must_use]
+    pub fn tags(&self) -> Vec<String> {
+        let tags = self.skills.iter().flat_map(|skill| &skill.tags);
+        let tags = tags.map(|tag| tag.trim().to_lowercase());
+        let tags: BTreeSet<String> = tags.filter(|tag| !tag.is_empty()).collect();
+        tags.into_iter().collect()
     }
 }
 

@@ -87,6 +87,8 @@ pub struct Scored {
     pub score: f64,
     /// How it was found.
     pub matched_by: MatchedBy,
+    /// The evidence in words.
+    pub provenance: String,
 }
 
 /// Ranks the classes of one taxonomy by nearness of meaning to a text. BM25
@@ -237,16 +239,19 @@ impl Classifier {
             .parse::<Label>()
             .ok()
             .filter(|label| self.paths.contains_key(label));
-        let exact = by_label.map(|label| (label, MatchedBy::Exact)).or_else(|| {
-            self.named(text)
-                .map(|(label, rank)| (label, rank.matched_by()))
-        });
+        let exact = by_label
+            .map(|label| (label, MatchedBy::Exact, "the label"))
+            .or_else(|| {
+                let (label, rank) = self.named(text)?;
+                Some((label, rank.matched_by(), rank.words()))
+            });
         let mut found: Vec<Scored> = exact
             .into_iter()
-            .map(|(label, matched_by)| Scored {
+            .map(|(label, matched_by, what)| Scored {
                 label,
                 score: 1.0,
                 matched_by,
+                provenance: format!("{:?} is {what} of {}", text.trim(), self.path(label)),
             })
             .collect();
         let ranked = self.scorer.rank(
@@ -257,11 +262,18 @@ impl Classifier {
         );
         let others = ranked
             .into_iter()
-            .filter(|ranked| Some(ranked.label) != exact.map(|(label, _)| label));
+            .filter(|ranked| Some(ranked.label) != exact.map(|(label, ..)| label));
+        let scorer = self.scorer.name();
         found.extend(others.map(|ranked| Scored {
             label: ranked.label,
             score: ranked.score,
             matched_by: MatchedBy::Text,
+            provenance: format!(
+                "{scorer} finds {} at {:.2} by {}",
+                self.path(ranked.label),
+                ranked.score,
+                ranked.evidence.join(", ")
+            ),
         }));
         found.truncate(limit);
         found

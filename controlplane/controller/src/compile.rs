@@ -11,21 +11,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use caplane_core::fib::{
-    AgentEntry, Allow, ClassEntry, Egress, Entry, EntryKey, GroupEntry, IdentityEntry, InstanceAt,
-    Membership, NeighbourEntry, PolicyEntry, TransitEntry,
+    AgentEntry, ClassEntry, Egress, Entry, EntryKey, GroupEntry, IdentityEntry, InstanceAt,
+    Membership, NeighbourEntry, TransitEntry,
 };
 use caplane_wire::Label;
 
-use crate::record::{AgentRecord, policy_group_parts};
+use crate::record::AgentRecord;
 use crate::rib::{Rib, Touched};
 use crate::spf::{Link, Paths, Topology};
 use crate::tables::{EntryChange, TableKey, Tables};
+
+mod policy;
 
 #[cfg(test)]
 mod tests;
 
 /// Changes when the same stored state compiles to other entries than before.
-pub const COMPILER_VERSION: u64 = 1;
+pub const COMPILER_VERSION: u64 = 2;
 
 /// Compiles one entry; `None` when the state has none of that name.
 ///
@@ -37,7 +39,7 @@ pub fn entry(rib: &Rib, key: &TableKey) -> Option<Entry> {
         TableKey::Shared(EntryKey::Agent(label)) => agent(rib, *label),
         TableKey::Shared(EntryKey::Group(label)) => group(rib, *label),
         TableKey::Shared(EntryKey::Identity(uri)) => Some(identity(rib, rib.agent(uri)?)),
-        TableKey::Shared(EntryKey::Policy(id)) => policy(rib, *id),
+        TableKey::Shared(EntryKey::Policy(id)) => policy::entry(rib, *id).map(Entry::Policy),
         TableKey::Router(router, EntryKey::Neighbour(other)) => neighbour(rib, *router, *other),
         TableKey::Router(router, EntryKey::Transit(to)) => {
             transit(&mut Paths::new(&topology(rib)), *router)
@@ -217,48 +219,6 @@ fn identity(rib: &Rib, agent: &AgentRecord) -> Entry {
             .collect(),
         groups: rib.groups_of(agent).map(|group| group.label()).collect(),
     })
-}
-
-/// A tenant's agents reach their own tenant, the shared one and what permissions say; they
-/// answer the tenants that have a permission towards theirs. Every tenant may reach the shared
-/// one, so its agents may answer all (R13).
-fn policy(rib: &Rib, id: u32) -> Option<Entry> {
-    if !rib.policy_used(id) {
-        return None;
-    }
-    let (tenant, priority) = policy_group_parts(id);
-    let whole = |tenant| Allow {
-        tenant,
-        label: Label::NONE,
-    };
-    let mut allow = vec![whole(tenant)];
-    if tenant != 0 {
-        allow.push(whole(0));
-    }
-    for permission in rib.permissions_from(tenant) {
-        if permission.class_path.is_empty() {
-            allow.push(whole(permission.to));
-        } else if permission.class != 0 {
-            allow.push(Allow {
-                tenant: permission.to,
-                label: Label::from_bits(permission.class),
-            });
-        }
-    }
-    let reply_tenants = if tenant == 0 {
-        rib.tenant_ids().filter(|id| *id != 0).collect()
-    } else {
-        rib.permissions_to(tenant).collect()
-    };
-    Some(Entry::Policy(PolicyEntry {
-        id,
-        tenant,
-        allow,
-        reply_tenants,
-        priority_max: priority,
-        rate: None,
-        class_rates: vec![],
-    }))
 }
 
 /// The side with the lower label dials, so that a link is one connection.

@@ -59,6 +59,7 @@ pub fn resource(entry: &Entry, version: u64) -> v1::Resource {
                 })
                 .collect(),
             reply_tenants: e.reply_tenants.clone(),
+            reply_all: e.reply_all,
             priority_max: e.priority_max.into(),
             rate: e.rate.as_ref().map(rate),
             class_rates: e

@@ -407,6 +407,8 @@ impl Known<'_> {
         let Some(Entry::Policy(policy)) = compile::entry(self.rib, &key) else {
             return Default::default();
         };
+        let of = self.rib.policy_of(sender);
+        let named = of.map_or_else(String::new, |policy| format!("{}, ", policy.name));
         let allowed: Vec<String> = policy
             .allow
             .iter()
@@ -419,13 +421,33 @@ impl Known<'_> {
             })
             .collect();
         let text = format!(
-            "policy group {} of tenant {}: may reach {}; priority at most {}",
+            "{named}policy group {} of tenant {}: may reach {}; priority at most {}",
             policy.id,
             self.tenant_name(policy.tenant),
-            allowed.join(", "),
+            match allowed.is_empty() {
+                true => "nothing".to_owned(),
+                false => allowed.join(", "),
+            },
             policy.priority_max
         );
-        (text, policer(&policy))
+        let held_by = self.rib.policer_of(sender.tenant, of.map(AsRef::as_ref));
+        let name = held_by.map_or_else(String::new, |policer| format!("{}: ", policer.name));
+        (text, format!("{name}{}", self.policer(&policy)))
+    }
+
+    fn policer(&self, policy: &PolicyEntry) -> String {
+        let mut text = match &policy.rate {
+            Some(rate) => limit(rate),
+            None => "the router's default".to_owned(),
+        };
+        for class in &policy.class_rates {
+            let (path, tenant) = (
+                self.knowledge.path(class.label),
+                self.tenant_name(class.tenant),
+            );
+            text.push_str(&format!("; {path} of {tenant}: {}", limit(&class.rate)));
+        }
+        text
     }
 
     fn router_name(&self, label: Label) -> String {
@@ -442,27 +464,18 @@ impl Known<'_> {
     }
 }
 
-fn policer(policy: &PolicyEntry) -> String {
-    let limit = |rate: &Rate| {
-        let each = [
-            (rate.messages_per_second, "messages/s"),
-            (rate.bytes_per_second, "bytes/s"),
-        ];
-        let each = each.into_iter().filter(|(most, _)| *most > 0);
-        let each: Vec<String> = each.map(|(most, unit)| format!("{most} {unit}")).collect();
-        match each.is_empty() {
-            true => "no limit".to_owned(),
-            false => each.join(", "),
-        }
-    };
-    let mut text = match &policy.rate {
-        Some(rate) => limit(rate),
-        None => "the router's default".to_owned(),
-    };
-    for class in &policy.class_rates {
-        text.push_str(&format!("; {}: {}", class.label, limit(&class.rate)));
+/// What a rate limits, in words.
+fn limit(rate: &Rate) -> String {
+    let each = [
+        (rate.messages_per_second, "messages/s"),
+        (rate.bytes_per_second, "bytes/s"),
+    ];
+    let each = each.into_iter().filter(|(most, _)| *most > 0);
+    let each: Vec<String> = each.map(|(most, unit)| format!("{most} {unit}")).collect();
+    match each.is_empty() {
+        true => "no limit".to_owned(),
+        false => each.join(", "),
     }
-    text
 }
 
 #[cfg(test)]

@@ -39,6 +39,10 @@ pub enum EntityKey {
     Group(String),
     /// Generation.
     Pending(u64),
+    /// By name.
+    Policy(String),
+    /// By name.
+    Policer(String),
 }
 
 impl EntityKey {
@@ -266,6 +270,16 @@ pub(crate) fn changed(rib: &Rib, mark: Mark) -> Changes {
             ObjectKey::Attachment(label) => attachment(rib, *label, was, &mut changes),
             ObjectKey::Pending(generation) => {
                 changes.add(EntityKey::Pending(*generation), None, true);
+            }
+            ObjectKey::Policy(name) => {
+                let owner = match was {
+                    Some(Object::Policy(policy)) => Some(before.tenant(policy.tenant)),
+                    _ => None,
+                };
+                changes.add(EntityKey::Policy(name.clone()), owner, true);
+            }
+            ObjectKey::Policer(name) => {
+                changes.add(EntityKey::Policer(name.clone()), None, true);
             }
         }
     }

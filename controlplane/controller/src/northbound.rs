@@ -15,7 +15,7 @@ use crate::access::Principal;
 use crate::audit::Recorder;
 use crate::commit::{CommitError, Committer, State};
 use crate::quota::Limits;
-use crate::resolve::resolve;
+use crate::resolve::{ResolveError, resolve};
 use crate::southbound::Sessions;
 use crate::store::Leader;
 
@@ -52,6 +52,7 @@ pub struct NorthboundService {
     recorder: Recorder,
     limits: Limits,
     about: Arc<Leader>,
+    domain: u32,
 }
 
 impl NorthboundService {
@@ -77,7 +78,14 @@ impl NorthboundService {
             recorder,
             limits,
             about,
+            domain: 0,
         }
+    }
+
+    /// The same in this administrative domain, instead of in the one that has no number.
+    #[must_use]
+    pub fn in_domain(self, domain: u32) -> Self {
+        Self { domain, ..self }
     }
 }
 
@@ -167,11 +175,14 @@ impl Northbound for NorthboundService {
         let query = request.query.unwrap_or_default();
         let may = caller.may_ask_as(&self.state.rib(), "asker", &request.asker);
         may.map_err(|refusal| errors::refused(&refusal))?;
-        let candidates =
-            resolve(&self.state, &query, &request.asker).map_err(|r| errors::refused(&r))?;
+        let answer = resolve(&self.state, &query, &request.asker, self.domain).await;
+        let (candidates, generation) = answer.map_err(|error| match error {
+            ResolveError::Refused(refusal) => errors::refused(&refusal),
+            ResolveError::NotCommitted(error) => errors::not_committed(&error),
+        })?;
         Ok(Response::new(v1::ResolveResponse {
             candidates,
-            generation: self.state.generation(),
+            generation,
         }))
     }
 
@@ -190,7 +201,7 @@ impl Northbound for NorthboundService {
         let request = request.into_inner();
         let may = caller.may_ask_as(&self.state.rib(), "source", &request.source);
         may.map_err(|refusal| errors::refused(&refusal))?;
-        let answer = explain::answer(&self.state, &self.sessions, &request).await?;
+        let answer = explain::answer(self, &request).await?;
         Ok(Response::new(answer))
     }
 }

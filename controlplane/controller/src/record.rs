@@ -11,9 +11,14 @@ use prost::Message;
 
 mod key;
 mod pending;
+mod policy;
 
 pub use key::ObjectKey;
 pub use pending::{Outcome, PendingRecord, UndoCard, UndoRecord};
+pub use policy::{
+    ClassRateRecord, GroupOf, PolicerRecord, PolicyRecord, RateRecord, SelectorRecord,
+    policy_group, policy_group_parts,
+};
 
 /// What a grant's class path says when it means "whatever its skills are classified as".
 pub const ANY_CLASS: &str = "*";
@@ -30,6 +35,12 @@ pub struct TenantRecord {
     /// Number in headers; 0 = shared.
     #[prost(uint32, tag = "2")]
     pub id: u32,
+    /// Name of the policer that holds its agents; empty = the routers' default.
+    #[prost(string, tag = "3")]
+    pub policer: String,
+    /// Its agents may connect to others directly.
+    #[prost(bool, tag = "4")]
+    pub direct: bool,
 }
 
 /// An agent; its card is kept apart (see [`crate::store`]).
@@ -71,6 +82,27 @@ pub struct AgentRecord {
     /// Its capability specification says that it serves nothing now.
     #[prost(bool, tag = "12")]
     pub inactive: bool,
+    /// Number of its policy; 0 = it names none.
+    #[prost(uint32, tag = "13")]
+    pub policy: u32,
+    /// The operator says that it serves nothing now.
+    #[prost(bool, tag = "14")]
+    pub out_of_service: bool,
+    /// Where it runs, from large to small; may be empty.
+    #[prost(string, tag = "15")]
+    pub locality: String,
+    /// What using it costs.
+    #[prost(uint32, tag = "16")]
+    pub cost: u32,
+    /// The card's version.
+    #[prost(string, tag = "17")]
+    pub version: String,
+    /// Where the card says that it can be reached directly.
+    #[prost(string, repeated, tag = "18")]
+    pub endpoints: Vec<String>,
+    /// Tags of the card's skills, in lower case, sorted, each once.
+    #[prost(string, repeated, tag = "19")]
+    pub tags: Vec<String>,
 }
 
 /// A skill of a card, as the classifier decided.
@@ -111,6 +143,9 @@ pub struct GrantRecord {
     /// 0 = the agent's weight.
     #[prost(uint32, tag = "4")]
     pub weight: u32,
+    /// What it covers is not served now.
+    #[prost(bool, tag = "5")]
+    pub out_of_service: bool,
 }
 
 /// A skill put in a class by an operator.
@@ -270,8 +305,10 @@ pub enum CounterKind {
     Router = 2,
     /// 1..=2^30-1.
     Group = 3,
-    /// 1..=2^29-1, so that `tenant * 8 + priority` numbers a policy group.
+    /// 1..=2^28-1, so that `tenant * 8 + priority` numbers a policy group below those of policies.
     Tenant = 4,
+    /// 1..=2^28-1.
+    Policy = 5,
 }
 
 impl CounterKind {
@@ -281,6 +318,7 @@ impl CounterKind {
             2 => Self::Router,
             3 => Self::Group,
             4 => Self::Tenant,
+            5 => Self::Policy,
             _ => return None,
         })
     }
@@ -313,6 +351,10 @@ pub enum Object {
     Request(Arc<RequestRecord>),
     /// See [`PendingRecord`].
     Pending(Arc<PendingRecord>),
+    /// See [`PolicyRecord`].
+    Policy(Arc<PolicyRecord>),
+    /// See [`PolicerRecord`].
+    Policer(Arc<PolicerRecord>),
 }
 
 /// A stored value that this program cannot read.
@@ -344,6 +386,8 @@ impl Object {
             Self::Attachment(r) => ObjectKey::Attachment(r.label),
             Self::Request(r) => ObjectKey::Request(r.caller.clone(), r.key.clone()),
             Self::Pending(r) => ObjectKey::Pending(r.generation),
+            Self::Policy(r) => ObjectKey::Policy(r.name.clone()),
+            Self::Policer(r) => ObjectKey::Policer(r.name.clone()),
         }
     }
 
@@ -363,6 +407,8 @@ impl Object {
             Self::Attachment(r) => r.encode_to_vec(),
             Self::Request(r) => r.encode_to_vec(),
             Self::Pending(r) => r.encode_to_vec(),
+            Self::Policy(r) => r.encode_to_vec(),
+            Self::Policer(r) => r.encode_to_vec(),
         }
     }
 
@@ -403,6 +449,8 @@ impl Object {
                 }
                 Self::Pending(Arc::new(record))
             }
+            15 => Self::Policy(Arc::new(read(tag, value)?)),
+            16 => Self::Policer(Arc::new(read(tag, value)?)),
             _ => return Err(refuse("the kind is unknown".into())),
         };
         match object.number_out_of_range() {
@@ -416,7 +464,8 @@ impl Object {
         let check = |kind: CounterKind, number: u32| {
             (number == 0 || number > kind.largest()).then_some(number)
         };
-        let tenant = |number: u32| (number > CounterKind::Tenant.largest()).then_some(number);
+        let most = |kind: CounterKind, number: u32| (number > kind.largest()).then_some(number);
+        let tenant = |number: u32| most(CounterKind::Tenant, number);
         match self {
             Self::Counter(_)
             | Self::Grant(_)
@@ -426,7 +475,13 @@ impl Object {
             | Self::Pending(_) => None,
             Self::Tenant(r) => tenant(r.id),
             Self::Permission(r) => tenant(r.from).or(tenant(r.to)),
-            Self::Agent(r) => check(CounterKind::Agent, r.number).or(tenant(r.tenant)),
+            Self::Agent(r) => check(CounterKind::Agent, r.number)
+                .or(tenant(r.tenant))
+                .or(most(CounterKind::Policy, r.policy)),
+            Self::Policy(r) => {
+                check(CounterKind::Policy, r.number).or(r.tenants().find_map(tenant))
+            }
+            Self::Policer(r) => r.tenants().find_map(tenant),
             Self::Router(r) => check(CounterKind::Router, r.number),
             Self::Group(r) => check(CounterKind::Group, r.number).or(tenant(r.tenant)),
             Self::Attachment(r) => {
@@ -457,7 +512,17 @@ impl AgentRecord {
     /// Number of its policy group.
     #[must_use]
     pub fn policy(&self) -> u32 {
-        policy_group(self.tenant, self.priority())
+        let of = match self.policy {
+            0 => GroupOf::Tenant(self.tenant),
+            number => GroupOf::Policy(number),
+        };
+        policy_group(of, self.priority())
+    }
+
+    /// Whether it serves no class, whatever it is granted.
+    #[must_use]
+    pub fn serves_nothing(&self) -> bool {
+        self.inactive || self.out_of_service
     }
 }
 
@@ -495,16 +560,4 @@ impl AttachmentRecord {
 #[must_use]
 pub fn router_label(number: u32) -> Label {
     Label::router(number).expect("the allocator hands out 30-bit numbers")
-}
-
-/// Number of the policy group of a tenant's agents with one priority: the number says it all, so none is stored.
-#[must_use]
-pub fn policy_group(tenant: u32, priority: u8) -> u32 {
-    tenant << 3 | u32::from(priority & 7)
-}
-
-/// Tenant and priority of a policy group.
-#[must_use]
-pub fn policy_group_parts(id: u32) -> (u32, u8) {
-    (id >> 3, (id & 7) as u8)
 }

@@ -2,8 +2,9 @@
 //!
 //! Whoever asks hears only of what its policy group may reach, first in its own
 //! tenant, then in the shared one, then elsewhere. Text is matched to classes by
-//! the classifier; a class that nobody serves now counts half its score, so that
-//! a good answer that works stands before a better one that does not.
+//! the classifier, before the state is looked at; what nobody serves now counts
+//! half its score, so that a good answer that works stands before a better one
+//! that does not. With constraints the answer is agents, those that satisfy them.
 //!
 //! Refuses to know gRPC sessions and messages: the answer is a hint, the policy
 //! is enforced at the ingress router.
@@ -14,11 +15,20 @@ use caplane_proto::v1::resolve::Target;
 use caplane_wire::{Label, LabelKind};
 
 use crate::change::{Fault, Refusal};
-use crate::classify::MatchedBy;
-use crate::commit::State;
+use crate::classify::{FIND_MAX, MatchedBy};
+use crate::commit::{CommitError, State};
+use crate::compile;
+use crate::knowledge::Knowledge;
 use crate::record::AgentRecord;
 use crate::rib::Rib;
 use crate::tables::TableKey;
+use constraints::Constraints;
+
+mod agents;
+mod constraints;
+
+#[cfg(test)]
+mod tests;
 
 /// Candidates when the asker names no limit.
 const LIMIT_DEFAULT: usize = 5;
@@ -27,12 +37,53 @@ const LIMIT_MAX: usize = 100;
 /// Longest text searched for (bytes).
 const TEXT_BYTES_MAX: usize = 4_096;
 
-/// What an asker may reach.
-enum Reach {
-    /// Operators see everything.
-    Everything,
-    /// An agent: its tenant and its policy group's permissions.
-    Group { tenant: u32, allow: Vec<Allow> },
+/// Why a query has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ResolveError {
+    /// It makes no sense, in itself or in this state.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The state it was answered from is not durable.
+    #[error(transparent)]
+    NotCommitted(#[from] CommitError),
+}
+
+/// Answers a query in the administrative domain `domain`, and the generation that the answer holds for; `asker` is the
+/// URI of an agent, empty for an operator.
+///
+/// # Errors
+/// [`ResolveError`].
+pub async fn resolve(
+    state: &State,
+    query: &v1::Resolve,
+    asker: &str,
+    domain: u32,
+) -> Result<(Vec<v1::Candidate>, u64), ResolveError> {
+    let question = Question::understand(state.knowledge(), query, domain)?;
+    let (answer, generation) = state
+        .read(|rib| question.answer(rib, state.knowledge(), asker))
+        .await?;
+    Ok((answer?, generation))
+}
+
+/// What is asked for, as far as it is known without the state.
+struct Question {
+    what: What,
+    constraints: Option<Constraints>,
+    limit: usize,
+}
+
+enum What {
+    /// An agent by its URI.
+    Uri(String),
+    /// An agent by its label.
+    Agent(Label),
+    /// A class that was named.
+    Class(Found),
+    /// Classes that a text may mean, best first.
+    Text(Vec<Found>),
+    /// No class is called that.
+    Nothing,
 }
 
 /// One class found, before it is known who serves it.
@@ -40,40 +91,99 @@ struct Found {
     label: Label,
     score: f64,
     matched_by: &'static str,
+    provenance: String,
 }
 
-/// Answers a query; `asker` is the URI of an agent, empty for an operator.
-///
-/// # Errors
-/// An empty or overlong query, or an asker that is not registered.
-pub fn resolve(
-    state: &State,
-    query: &v1::Resolve,
-    asker: &str,
-) -> Result<Vec<v1::Candidate>, Refusal> {
-    let limit = match query.limit as usize {
-        0 => LIMIT_DEFAULT,
-        limit => limit.min(LIMIT_MAX),
-    };
-    let rib = state.rib();
-    let reach = reach(state, &rib, asker)?;
-    let mut candidates = match &query.target {
-        Some(Target::AgentId(uri)) => agents(&reach, &rib, rib.agent(uri), "id"),
-        Some(Target::Path(path)) => by_path(state, &rib, &reach, bounded("path", path)?),
-        Some(Target::Text(text)) => by_text(state, &rib, &reach, bounded("text", text)?, limit),
-        None => {
-            return Err(Refusal::new(
-                Fault::Invalid,
-                "query.target",
-                "",
-                "is not set",
-                "set path, agent_id or text",
-            )
-            .accepting(["path", "agent_id", "text"]));
-        }
-    };
-    candidates.truncate(limit);
-    Ok(candidates)
+/// Who asks.
+enum Asker<'a> {
+    /// Operators see everything.
+    Operator,
+    /// An agent, and what its policy group may reach.
+    Agent {
+        agent: &'a AgentRecord,
+        allow: Vec<Allow>,
+    },
+}
+
+impl Question {
+    fn understand(
+        knowledge: &Knowledge,
+        query: &v1::Resolve,
+        domain: u32,
+    ) -> Result<Self, Refusal> {
+        let limit = match query.limit as usize {
+            0 => LIMIT_DEFAULT,
+            limit => limit.min(LIMIT_MAX),
+        };
+        let given = query.constraints.as_ref();
+        let constraints = given
+            .map(|given| Constraints::check(given, domain))
+            .transpose()?;
+        let what = match &query.target {
+            Some(Target::AgentId(uri)) => What::Uri(uri.clone()),
+            Some(Target::Path(path)) => named(knowledge, bounded("path", path)?),
+            Some(Target::Text(text)) => {
+                // Constraints may leave out whoever serves the better ones.
+                let classes = match &constraints {
+                    Some(_) => FIND_MAX,
+                    None => limit * 2,
+                };
+                What::Text(meant(knowledge, bounded("text", text)?, classes))
+            }
+            None => {
+                return Err(Refusal::new(
+                    Fault::Invalid,
+                    "query.target",
+                    "",
+                    "is not set",
+                    "set path, agent_id or text",
+                )
+                .accepting(["path", "agent_id", "text"]));
+            }
+        };
+        Ok(Self {
+            what,
+            constraints,
+            limit,
+        })
+    }
+
+    fn answer(
+        &self,
+        rib: &Rib,
+        knowledge: &Knowledge,
+        asker: &str,
+    ) -> Result<Vec<v1::Candidate>, Refusal> {
+        let asker = Asker::of(rib, asker)?;
+        let limits = self.constraints.as_ref();
+        let classes = match &self.what {
+            What::Uri(uri) => {
+                return Ok(agents::itself(rib, &asker, rib.agent(uri), limits, "id"));
+            }
+            What::Agent(label) => {
+                let agent = rib.agent_by_number(label.agent_number());
+                return Ok(agents::itself(rib, &asker, agent, limits, "label"));
+            }
+            What::Class(found) => std::slice::from_ref(found),
+            What::Text(found) => found,
+            What::Nothing => return Ok(Vec::new()),
+        };
+        let mut candidates = match (limits, &self.what) {
+            (Some(limits), _) => {
+                agents::serving(rib, knowledge, &asker, classes, limits, self.limit)
+            }
+            (None, What::Class(found)) => {
+                let served = served(rib, knowledge, &asker, found);
+                match served.is_empty() {
+                    true => unserved(knowledge, &asker, found).into_iter().collect(),
+                    false => served,
+                }
+            }
+            (None, _) => by_text(rib, knowledge, &asker, classes),
+        };
+        candidates.truncate(self.limit);
+        Ok(candidates)
+    }
 }
 
 fn bounded<'a>(field: &str, text: &'a str) -> Result<&'a str, Refusal> {
@@ -91,37 +201,67 @@ fn bounded<'a>(field: &str, text: &'a str) -> Result<&'a str, Refusal> {
     Ok(text)
 }
 
-fn reach(state: &State, rib: &Rib, asker: &str) -> Result<Reach, Refusal> {
-    if asker.is_empty() {
-        return Ok(Reach::Everything);
+/// What a path or a label text names.
+fn named(knowledge: &Knowledge, path: &str) -> What {
+    let label: Option<Label> = path.parse().ok();
+    if let Some(label) = label
+        && label.kind() == LabelKind::Agent
+    {
+        return What::Agent(label);
     }
-    let Some(agent) = rib.agent(asker) else {
-        return Err(Refusal::new(
-            Fault::Missing,
-            "asker",
-            asker,
-            "is not registered",
-            "register it with `caplane agent register`",
-        ));
-    };
-    let key = TableKey::Shared(EntryKey::Policy(agent.policy()));
-    let tables = state.tables();
-    let allow = match tables.entry(&key).map(|row| row.entry.as_ref()) {
-        Some(Entry::Policy(policy)) => policy.allow.clone(),
-        // Registered in a group that is not stored yet: nothing is allowed until it is.
-        _ => Vec::new(),
-    };
-    Ok(Reach::Group {
-        tenant: agent.tenant,
-        allow,
-    })
+    let matched_by = if label.is_some() { "label" } else { "path" };
+    match knowledge.class(path) {
+        None => What::Nothing,
+        Some(class) => What::Class(Found {
+            label: class.label,
+            score: 1.0,
+            matched_by,
+            provenance: format!("{path:?} is the {matched_by} of {}", class.path),
+        }),
+    }
 }
 
-impl Reach {
+fn meant(knowledge: &Knowledge, text: &str, classes: usize) -> Vec<Found> {
+    let found = knowledge.classifier().find(text, classes).into_iter();
+    let found = found.map(|scored| Found {
+        label: scored.label,
+        score: scored.score,
+        matched_by: match scored.matched_by {
+            MatchedBy::Exact => "path",
+            MatchedBy::Alias => "alias",
+            MatchedBy::Text | MatchedBy::Waiting => "text",
+        },
+        provenance: scored.provenance,
+    });
+    found.collect()
+}
+
+impl<'a> Asker<'a> {
+    fn of(rib: &'a Rib, uri: &str) -> Result<Self, Refusal> {
+        if uri.is_empty() {
+            return Ok(Self::Operator);
+        }
+        let Some(agent) = rib.agent(uri) else {
+            return Err(Refusal::new(
+                Fault::Missing,
+                "asker",
+                uri,
+                "is not registered",
+                "register it with `caplane agent register`",
+            ));
+        };
+        let key = TableKey::Shared(EntryKey::Policy(agent.policy()));
+        let allow = match compile::entry(rib, &key) {
+            Some(Entry::Policy(policy)) => policy.allow,
+            _ => Vec::new(),
+        };
+        Ok(Self::Agent { agent, allow })
+    }
+
     fn class(&self, tenant: u32, class: Label) -> bool {
         match self {
-            Self::Everything => true,
-            Self::Group { allow, .. } => allow.iter().any(|allow| {
+            Self::Operator => true,
+            Self::Agent { allow, .. } => allow.iter().any(|allow| {
                 allow.tenant == tenant && (allow.label.is_none() || allow.label.covers(class))
             }),
         }
@@ -130,8 +270,8 @@ impl Reach {
     /// By permission on the whole tenant, or on a class the agent serves.
     fn agent(&self, rib: &Rib, agent: &AgentRecord) -> bool {
         match self {
-            Self::Everything => true,
-            Self::Group { allow, .. } => {
+            Self::Operator => true,
+            Self::Agent { allow, .. } => {
                 allow
                     .iter()
                     .any(|allow| allow.tenant == agent.tenant && allow.label.is_none())
@@ -146,9 +286,9 @@ impl Reach {
     /// Tenants to look in, the nearest first.
     fn tenants(&self, rib: &Rib) -> Vec<u32> {
         match self {
-            Self::Everything => rib.tenant_ids().collect(),
-            Self::Group { tenant, allow } => {
-                let mut tenants = vec![*tenant];
+            Self::Operator => rib.tenant_ids().collect(),
+            Self::Agent { agent, allow } => {
+                let mut tenants = vec![agent.tenant];
                 let mut others: Vec<u32> = allow.iter().map(|allow| allow.tenant).collect();
                 others.sort_unstable();
                 for other in others {
@@ -160,55 +300,37 @@ impl Reach {
             }
         }
     }
-}
 
-fn by_path(state: &State, rib: &Rib, reach: &Reach, path: &str) -> Vec<v1::Candidate> {
-    let knowledge = state.knowledge();
-    let label: Option<Label> = path.parse().ok();
-    if let Some(label) = label
-        && label.kind() == LabelKind::Agent
-    {
-        let agent = rib.agent_by_number(label.agent_number());
-        return agents(reach, rib, agent, "label");
+    /// Where it runs; empty when that is not known.
+    fn locality(&self) -> &str {
+        match self {
+            Self::Operator => "",
+            Self::Agent { agent, .. } => &agent.locality,
+        }
     }
-    let matched_by = if label.is_some() { "label" } else { "path" };
-    let Some(class) = knowledge.class(path) else {
-        return Vec::new();
-    };
-    let found = Found {
-        label: class.label,
-        score: 1.0,
-        matched_by,
-    };
-    let mut candidates = served(state, rib, reach, &found);
-    if candidates.is_empty() {
-        candidates.extend(unserved(state, reach, &found));
+
+    /// Whether it is told where agents can be reached directly.
+    fn may_connect(&self, rib: &Rib) -> bool {
+        match self {
+            Self::Operator => true,
+            Self::Agent { agent, .. } => rib.may_connect(agent),
+        }
     }
-    candidates
 }
 
 fn by_text(
-    state: &State,
     rib: &Rib,
-    reach: &Reach,
-    text: &str,
-    limit: usize,
+    knowledge: &Knowledge,
+    asker: &Asker<'_>,
+    classes: &[Found],
 ) -> Vec<v1::Candidate> {
     let mut ranked: Vec<(f64, v1::Candidate)> = Vec::new();
-    for scored in state.knowledge().classifier().find(text, limit * 2) {
-        let found = Found {
-            label: scored.label,
-            score: scored.score,
-            matched_by: match scored.matched_by {
-                MatchedBy::Exact => "path",
-                MatchedBy::Alias => "alias",
-                MatchedBy::Text | MatchedBy::Waiting => "text",
-            },
-        };
-        match served(state, rib, reach, &found).into_iter().next() {
+    for found in classes {
+        match served(rib, knowledge, asker, found).into_iter().next() {
             Some(candidate) => ranked.push((found.score, candidate)),
             None => {
-                ranked.extend(unserved(state, reach, &found).map(|c| (found.score / 2.0, c)));
+                let unserved = unserved(knowledge, asker, found);
+                ranked.extend(unserved.map(|candidate| (found.score / 2.0, candidate)));
             }
         }
     }
@@ -217,27 +339,32 @@ fn by_text(
 }
 
 /// The class in every tenant where somebody would serve it, the nearest tenant first.
-fn served(state: &State, rib: &Rib, reach: &Reach, found: &Found) -> Vec<v1::Candidate> {
-    reach
+fn served(
+    rib: &Rib,
+    knowledge: &Knowledge,
+    asker: &Asker<'_>,
+    found: &Found,
+) -> Vec<v1::Candidate> {
+    asker
         .tenants(rib)
         .into_iter()
-        .filter(|tenant| reach.class(*tenant, found.label))
+        .filter(|tenant| asker.class(*tenant, found.label))
         .filter_map(|tenant| {
             let members = members(rib, tenant, found.label);
-            (members > 0).then(|| candidate(state, tenant, found, members))
+            (members > 0).then(|| candidate(knowledge, tenant, found, members))
         })
         .collect()
 }
 
 /// Nobody serves it: the class in the asker's own tenant.
-fn unserved(state: &State, reach: &Reach, found: &Found) -> Option<v1::Candidate> {
-    let tenant = match reach {
-        Reach::Everything => 0,
-        Reach::Group { tenant, .. } => *tenant,
+fn unserved(knowledge: &Knowledge, asker: &Asker<'_>, found: &Found) -> Option<v1::Candidate> {
+    let tenant = match asker {
+        Asker::Operator => 0,
+        Asker::Agent { agent, .. } => agent.tenant,
     };
-    reach
+    asker
         .class(tenant, found.label)
-        .then(|| candidate(state, tenant, found, 0))
+        .then(|| candidate(knowledge, tenant, found, 0))
 }
 
 /// Members as the routers would choose them: the class's subtree, else a class above's own.
@@ -253,8 +380,8 @@ fn members(rib: &Rib, tenant: u32, class: Label) -> u32 {
         .unwrap_or(0)
 }
 
-fn candidate(state: &State, tenant: u32, found: &Found, members: u32) -> v1::Candidate {
-    let class = state.knowledge().taxonomy().by_label(found.label);
+fn candidate(knowledge: &Knowledge, tenant: u32, found: &Found, members: u32) -> v1::Candidate {
+    let class = knowledge.taxonomy().by_label(found.label);
     v1::Candidate {
         label: found.label.bits(),
         tenant,
@@ -263,26 +390,7 @@ fn candidate(state: &State, tenant: u32, found: &Found, members: u32) -> v1::Can
         score: found.score,
         matched_by: found.matched_by.to_owned(),
         members,
+        provenance: found.provenance.clone(),
+        ..v1::Candidate::default()
     }
-}
-
-fn agents(
-    reach: &Reach,
-    rib: &Rib,
-    agent: Option<&std::sync::Arc<AgentRecord>>,
-    matched_by: &str,
-) -> Vec<v1::Candidate> {
-    agent
-        .filter(|agent| reach.agent(rib, agent))
-        .map(|agent| v1::Candidate {
-            label: agent.label().bits(),
-            tenant: agent.tenant,
-            name: agent.uri.clone(),
-            caption: agent.name.clone(),
-            score: 1.0,
-            matched_by: matched_by.to_owned(),
-            members: rib.instances(agent.number).count() as u32,
-        })
-        .into_iter()
-        .collect()
 }

@@ -18,7 +18,7 @@ use caplane_wire::Label;
 use crate::record::{
     AgentRecord, AttachmentRecord, CounterKind, CounterRecord, GrantRecord, GroupRecord,
     LinkRecord, Object, ObjectKey, OverrideRecord, PermissionRecord, RouterRecord, SHARED_TENANT,
-    TenantRecord, policy_group,
+    TenantRecord,
 };
 use crate::tables::TableKey;
 
@@ -26,6 +26,7 @@ mod allocate;
 mod lookup;
 mod members;
 mod pending;
+mod policy;
 mod requests;
 
 pub use allocate::Exhausted;
@@ -101,6 +102,7 @@ pub struct Rib {
     leases: BTreeSet<(u64, String)>,
     requests: requests::RequestIndex,
     pending: pending::PendingIndex,
+    policies: policy::PolicyIndex,
     touched: Touched,
     journal: Vec<(ObjectKey, Option<Object>)>,
 }
@@ -142,6 +144,7 @@ impl Rib {
             leases: BTreeSet::new(),
             requests: requests::RequestIndex::default(),
             pending: pending::PendingIndex::default(),
+            policies: policy::PolicyIndex::default(),
             touched: Touched::default(),
             journal: Vec::new(),
         };
@@ -149,7 +152,7 @@ impl Rib {
             ObjectKey::Tenant(SHARED_TENANT.into()),
             Some(Object::Tenant(TenantRecord {
                 name: SHARED_TENANT.into(),
-                id: 0,
+                ..TenantRecord::default()
             })),
         );
         rib.touched = Touched::default();
@@ -316,25 +319,22 @@ impl Rib {
                 };
                 self.pending.assign(generation, new).map(Object::Pending)
             }
+            (ObjectKey::Policy(name), new) => self.assign_policy(name, new),
+            (ObjectKey::Policer(name), new) => self.assign_policer(name, new),
         }
     }
 
     fn assign_tenant(&mut self, name: String, new: Option<Object>) -> Option<Object> {
-        let before = match new {
-            Some(Object::Tenant(record)) => {
-                self.tenant_names.insert(record.id, name.clone());
-                self.tenants.insert(name, record)
-            }
-            _ => {
-                let gone = self.tenants.remove(&name);
-                if let Some(gone) = &gone {
-                    self.tenant_names.remove(&gone.id);
-                }
-                gone
-            }
-        };
-        // The shared tenant's agents may answer every tenant.
-        self.touch_policies(0);
+        let before = self.tenants.remove(&name);
+        if let Some(gone) = &before {
+            self.tenant_names.remove(&gone.id);
+        }
+        if let Some(Object::Tenant(record)) = new {
+            // Its policer holds its agents.
+            self.touch_policies(record.id);
+            self.tenant_names.insert(record.id, name.clone());
+            self.tenants.insert(name, record);
+        }
         before.map(Object::Tenant)
     }
 
@@ -503,16 +503,6 @@ impl Rib {
         }
         self.relist_lease(label.agent_number());
         before.map(Object::Attachment)
-    }
-
-    /// The policy groups of a tenant that somebody is in.
-    fn touch_policies(&mut self, tenant: u32) {
-        for priority in 0..8 {
-            let id = policy_group(tenant, priority);
-            if self.members.policy_used(id) {
-                self.touched.shared(EntryKey::Policy(id));
-            }
-        }
     }
 }
 

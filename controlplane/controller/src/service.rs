@@ -211,7 +211,8 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         limits.clone(),
         stop.clone(),
         about,
-    );
+    )
+    .in_domain(config.domain);
     let southbound = SouthboundService::new(
         state.clone(),
         committer.clone(),

@@ -95,6 +95,7 @@ pub(crate) fn grant(name: &str, class_path: &str) -> Body {
         agent_uri: agent_uri(name),
         class_path: class_path.into(),
         weight: 0,
+        ..v1::Grant::default()
     })
 }
 
@@ -118,6 +119,7 @@ pub(crate) fn tenant(name: &str) -> Body {
     Body::Tenant(v1::Tenant {
         name: name.into(),
         id: 0,
+        ..v1::Tenant::default()
     })
 }
 
@@ -136,6 +138,36 @@ pub(crate) fn group(name: &str, tenant: &str, agents: &[&str]) -> Body {
         agent_uris: agents.iter().map(|name| agent_uri(name)).collect(),
         label: 0,
     })
+}
+
+/// A policy that allows one thing.
+pub(crate) fn policy(name: &str, tenant: &str, to: &str, class_path: &str) -> v1::Policy {
+    v1::Policy {
+        name: name.into(),
+        tenant: tenant.into(),
+        allow: vec![v1::ClassSelector {
+            tenant: to.into(),
+            class_path: class_path.into(),
+        }],
+        ..v1::Policy::default()
+    }
+}
+
+/// A policer of so many messages a second, in all and to one class.
+pub(crate) fn policer(name: &str, all: u64, tenant: &str, class_path: &str) -> v1::Policer {
+    let rate = |messages_per_second| v1::Rate {
+        messages_per_second,
+        ..v1::Rate::default()
+    };
+    v1::Policer {
+        name: name.into(),
+        rate: Some(rate(all)),
+        classes: vec![v1::PolicerClass {
+            tenant: tenant.into(),
+            class_path: class_path.into(),
+            rate: Some(rate(1)),
+        }],
+    }
 }
 
 /// An instance of a registered agent as a router reports it.
@@ -205,30 +237,65 @@ const CLASSES: [&str; 5] = [
     "finance/currency_conversion",
 ];
 const TENANTS: [&str; 3] = ["", "t1", "t2"];
+const POLICIES: [&str; 3] = ["", "p1", "p2"];
+const POLICERS: [&str; 2] = ["", "slow"];
 
 /// Any update, sensible or not, from dice.
 pub(crate) fn any_update(dice: [usize; 6]) -> v1::Update {
-    let [kind, action, one, two, three, _] = dice;
+    let [kind, action, one, two, three, four] = dice;
     let agent_name = AGENTS[one % AGENTS.len()];
-    let body = match kind % 8 {
+    let body = match kind % 10 {
         0 => {
             let skills: &[&str] = [&["book_hotel"][..], &["find_hotel", "flights"], &[]][two % 3];
-            agent(agent_name, TENANTS[three % 3], skills)
+            Body::Agent(v1::Agent {
+                uri: agent_uri(agent_name),
+                card: card(skills),
+                tenant: TENANTS[three % 3].into(),
+                policy: POLICIES[four % 5 % 3].into(),
+                out_of_service: four % 7 == 0,
+                ..v1::Agent::default()
+            })
         }
-        1 => grant(agent_name, CLASSES[two % CLASSES.len()]),
+        1 => Body::Grant(v1::Grant {
+            agent_uri: agent_uri(agent_name),
+            class_path: CLASSES[two % CLASSES.len()].into(),
+            weight: 0,
+            out_of_service: three % 4 == 0,
+        }),
         2 => router(ROUTERS[one % ROUTERS.len()]),
         3 => link(
             ROUTERS[one % ROUTERS.len()],
             ROUTERS[two % ROUTERS.len()],
             (three % 3) as u32,
         ),
-        4 => tenant(TENANTS[1 + one % 2]),
+        4 => Body::Tenant(v1::Tenant {
+            name: TENANTS[1 + one % 2].into(),
+            policer: POLICERS[two % 2].into(),
+            ..v1::Tenant::default()
+        }),
         5 => permission(
             TENANTS[one % 3],
             TENANTS[1 + two % 2],
             ["", "travel"][three % 2],
         ),
         6 => group("g", TENANTS[one % 3], &AGENTS[..two % 4]),
+        7 => Body::Policy(v1::Policy {
+            base: ((three % 3) as i32).min(2),
+            priority_max: (three % 2 == 0).then_some(two as u32 % 8),
+            policer: POLICERS[four % 2].into(),
+            ..policy(
+                POLICIES[1 + one % 2],
+                TENANTS[two % 3],
+                TENANTS[three % 3],
+                ["", "travel", "finance"][four % 3],
+            )
+        }),
+        8 => Body::Policer(policer(
+            POLICERS[1],
+            (one % 3) as u64,
+            TENANTS[two % 3],
+            CLASSES[1 + three % 4],
+        )),
         _ => Body::Override(v1::SkillOverride {
             agent_uri: agent_uri(agent_name),
             skill_id: ["book_hotel", "flights"][two % 2].into(),
@@ -252,6 +319,8 @@ pub(crate) fn objects(rib: &Rib) -> Vec<Object> {
     out.extend(rib.links_after("", "").cloned().map(Object::Link));
     out.extend(rib.permissions_after(None).cloned().map(Object::Permission));
     out.extend(rib.groups_after("").cloned().map(Object::Group));
+    out.extend(rib.policies_after("").cloned().map(Object::Policy));
+    out.extend(rib.policers_after("").cloned().map(Object::Policer));
     out.extend(rib.pending_after(0).cloned().map(Object::Pending));
     for agent in rib.agents_after("") {
         out.extend(rib.instances(agent.number).cloned().map(Object::Attachment));
@@ -261,6 +330,7 @@ pub(crate) fn objects(rib: &Rib) -> Vec<Object> {
         CounterKind::Router,
         CounterKind::Group,
         CounterKind::Tenant,
+        CounterKind::Policy,
     ];
     out.extend(
         kinds

@@ -19,6 +19,7 @@ fn tenant(name: &str) -> Body {
     Body::Tenant(v1::Tenant {
         name: name.into(),
         id: 0,
+        ..v1::Tenant::default()
     })
 }
 

@@ -37,6 +37,7 @@ fn grant(name: &str) -> Body {
         agent_uri: agent_uri(name),
         class_path: "*".into(),
         weight: 0,
+        ..v1::Grant::default()
     })
 }
 
@@ -57,6 +58,7 @@ async fn fabric(operator: &mut Operator) -> v1::WriteResponse {
             Body::Tenant(v1::Tenant {
                 name: "t".into(),
                 id: 0,
+                ..v1::Tenant::default()
             }),
         ),
         (Insert, agent("hotel", "hotel_booking_agent.json", "")),
@@ -132,6 +134,7 @@ fn resolve(target: v1::resolve::Target, asker: &str) -> v1::ResolveRequest {
             query_id: 0,
             target: Some(target),
             limit: 3,
+            ..v1::Resolve::default()
         }),
         asker: asker.into(),
     }
@@ -491,6 +494,7 @@ async fn a_conflict_is_told_a_silent_routers_attachments_end_and_a_relay_is_answ
             query_id: 9,
             target: Some(v1::resolve::Target::AgentId(agent_uri("hotel"))),
             limit: 0,
+            ..v1::Resolve::default()
         }),
     }))
     .await;

@@ -19,6 +19,7 @@ fn tenant(name: &str) -> Body {
     Body::Tenant(v1::Tenant {
         name: name.into(),
         id: 0,
+        ..v1::Tenant::default()
     })
 }
 
@@ -35,6 +36,7 @@ fn grant(agent: &str) -> Body {
         agent_uri: agent_uri(agent),
         class_path: "*".into(),
         weight: 0,
+        ..v1::Grant::default()
     })
 }
 

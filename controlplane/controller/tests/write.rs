@@ -15,6 +15,7 @@ fn tenant(name: &str) -> Body {
     Body::Tenant(v1::Tenant {
         name: name.into(),
         id: 0,
+        ..v1::Tenant::default()
     })
 }
 
@@ -422,6 +423,7 @@ async fn what_is_read_can_be_written_back_and_changes_no_table() {
         agent_uri: agent_uri("fx"),
         class_path: "*".into(),
         weight: 7,
+        ..v1::Grant::default()
     });
     let group = Body::Group(v1::Group {
         name: "g".into(),

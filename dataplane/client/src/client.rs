@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use caplane_proto::v1::resolve::Target;
-use caplane_proto::v1::{Candidate, Resolve};
+use caplane_proto::v1::{Candidate, Constraints, Resolve};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::address::{Address, Destination};
@@ -131,6 +131,26 @@ impl Client {
     /// # Errors
     /// When the router cannot answer or does not within 10 s.
     pub async fn resolve(&self, query: Query) -> Result<Vec<Candidate>, ResolveError> {
+        self.ask(query, None).await
+    }
+
+    /// The same, but for agents that satisfy constraints: names of tenants, tags, a place, a cost.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`]; also when the constraints make no sense.
+    pub async fn resolve_agents(
+        &self,
+        query: Query,
+        constraints: Constraints,
+    ) -> Result<Vec<Candidate>, ResolveError> {
+        self.ask(query, Some(constraints)).await
+    }
+
+    async fn ask(
+        &self,
+        query: Query,
+        constraints: Option<Constraints>,
+    ) -> Result<Vec<Candidate>, ResolveError> {
         let target = match query {
             Query::Path(path) => Target::Path(path),
             Query::Agent(id) => Target::AgentId(id),
@@ -145,6 +165,7 @@ impl Client {
                     query_id: 0,
                     target: Some(target),
                     limit: CANDIDATES,
+                    constraints,
                 },
                 timeout: RESOLVE_TIMEOUT,
                 answer,

@@ -115,7 +115,7 @@ mod protocol;
 mod thread;
 
 pub use address::{Address, Destination, NoDestination};
-pub use caplane_proto::v1::Candidate;
+pub use caplane_proto::v1::{Candidate, Constraints};
 pub use caplane_transport::{Credentials, CredentialsError, TrustBundle};
 pub use caplane_wire::{
     CloseCode, CongestionAction, Flags, Label, LabelKind, NoticeCode, ParseLabelError, TrafficClass,

@@ -13,7 +13,8 @@ pub(crate) fn from_table(
     asker: &IdentityEntry,
     query: &v1::Resolve,
 ) -> Option<v1::Resolved> {
-    let Some(Target::Path(text)) = &query.target else {
+    // What agents say of themselves is not in the table.
+    let (Some(Target::Path(text)), None) = (&query.target, &query.constraints) else {
         return None;
     };
     let label: Label = text.parse().ok()?;
@@ -57,6 +58,7 @@ fn candidate(label: Label, tenant: u32, name: String, members: usize) -> v1::Can
         score: 1.0,
         matched_by: "label".to_owned(),
         members: members as u32,
+        ..v1::Candidate::default()
     }
 }
 
@@ -146,6 +148,7 @@ mod tests {
                     },
                 ],
                 reply_tenants: vec![],
+                reply_all: false,
                 priority_max: 6,
                 rate: None,
                 class_rates: vec![],
@@ -187,6 +190,7 @@ mod tests {
             query_id: 77,
             target: Some(Target::Path(text.into())),
             limit: 0,
+            ..v1::Resolve::default()
         };
         from_table(&fib(), &identity(1), &query)
     }
@@ -210,12 +214,19 @@ mod tests {
     }
 
     #[test]
-    fn paths_and_text_go_to_the_controller() {
+    fn paths_text_and_constraints_go_to_the_controller() {
         assert!(ask("travel/hotels/book_hotel").is_none());
+        let constrained = v1::Resolve {
+            target: Some(Target::Path("class:7.12".into())),
+            constraints: Some(v1::Constraints::default()),
+            ..v1::Resolve::default()
+        };
+        assert!(from_table(&fib(), &identity(1), &constrained).is_none());
         let text = v1::Resolve {
             query_id: 1,
             target: Some(Target::Text("class:7".into())),
             limit: 0,
+            ..v1::Resolve::default()
         };
         assert!(from_table(&fib(), &identity(1), &text).is_none());
     }

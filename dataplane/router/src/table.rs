@@ -208,6 +208,7 @@ fn policy_resource(e: &PolicyEntry) -> v1::PolicyGroup {
         tenant: e.tenant,
         allow: e.allow.iter().map(allow).collect(),
         reply_tenants: e.reply_tenants.clone(),
+        reply_all: e.reply_all,
         priority_max: u32::from(e.priority_max),
         rate: e.rate.as_ref().map(rate_resource),
         class_rates: e.class_rates.iter().map(class_rate).collect(),
@@ -375,6 +376,7 @@ fn policy(r: v1::PolicyGroup) -> Result<Entry, Rejection> {
             })
             .collect(),
         reply_tenants: r.reply_tenants,
+        reply_all: r.reply_all,
         priority_max: checked.small(r.priority_max, 7, "priority_max")?,
         rate: r.rate.map(rate),
         class_rates: r
@@ -494,6 +496,7 @@ mod tests {
                     },
                 ],
                 reply_tenants: vec![4],
+                reply_all: true,
                 priority_max: 6,
                 rate: Some(Rate {
                     messages_per_second: 1_000,

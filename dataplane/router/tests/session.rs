@@ -28,6 +28,7 @@ fn resolve(instance: &mut Instance, query_id: u64, target: Target) {
         query_id,
         target: Some(target),
         limit: 0,
+        ..v1::Resolve::default()
     }));
 }
 

@@ -53,6 +53,23 @@ pub struct RegisterArguments {
     /// Highest priority it may send with [default: 6]
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=7))]
     pub priority_max: Option<u32>,
+    /// Policy of its tenant [default: what its tenant's agents may]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub policy: String,
+    /// Where it runs, from large to small ("eu/de/fra"), for `resolve --locality`
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "PLACE"
+    )]
+    pub locality: String,
+    /// What using it costs, for `resolve --cost-max`
+    #[arg(long, default_value_t = 0)]
+    pub cost: u32,
+    /// It serves no class until it is registered without this (--replace)
+    #[arg(long)]
+    pub out_of_service: bool,
     /// Grant nothing: its skills wait until `caplane grant add`
     #[arg(long)]
     pub no_grant: bool,

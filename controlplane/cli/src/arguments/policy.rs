@@ -14,6 +14,12 @@ pub enum GrantCommand {
         /// Weight for this class [default: the agent's]
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_535))]
         weight: Option<u32>,
+        /// It may, and does not now: the class gets no new messages for it
+        #[arg(long)]
+        out_of_service: bool,
+        /// Assign it anew when it is there already
+        #[arg(long)]
+        replace: bool,
     },
     /// List grants
     List,
@@ -33,6 +39,15 @@ pub enum TenantCommand {
     Add {
         /// Its name
         name: String,
+        /// Policer that holds its agents [default: the routers' default rate]
+        #[arg(long, default_value = "", hide_default_value = true)]
+        policer: String,
+        /// Its agents may connect to others directly: `resolve` tells them endpoints
+        #[arg(long)]
+        direct: bool,
+        /// Assign it anew when it is there already
+        #[arg(long)]
+        replace: bool,
     },
     /// List tenants
     List,

@@ -20,7 +20,7 @@ pub struct WatchArguments {
     /// What to watch [default: everything]
     #[arg(value_enum, value_name = "KIND")]
     pub kinds: Vec<WatchKind>,
-    /// Only this: URI of an agent, name of a router, tenant or group, id of a commit
+    /// Only this: URI of an agent, name of a router, tenant, group, policy or policer, id of a commit
     #[arg(
         long,
         value_name = "KEY",
@@ -63,6 +63,10 @@ pub enum WatchKind {
     Group,
     /// Overrides of skills.
     Override,
+    /// Policies.
+    Policy,
+    /// Policers.
+    Policer,
     /// Changes that wait to be confirmed.
     Commit,
 }
@@ -80,6 +84,8 @@ impl WatchKind {
             Self::Permission => Kind::Permission,
             Self::Group => Kind::Group,
             Self::Override => Kind::SkillOverride,
+            Self::Policy => Kind::Policy,
+            Self::Policer => Kind::Policer,
             Self::Commit => Kind::PendingCommit,
         }
     }

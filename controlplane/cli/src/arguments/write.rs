@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{
     AgentCommand, Command, GrantCommand, GroupCommand, LinkCommand, OverrideCommand,
-    PermissionCommand, RouterCommand, TenantCommand,
+    PermissionCommand, PolicerCommand, PolicyCommand, RouterCommand, TenantCommand,
 };
 use crate::api::WriteOptions;
 
@@ -75,6 +75,8 @@ impl Command {
             Self::Group(command) => !matches!(command, GroupCommand::List),
             Self::Tenant(command) => !matches!(command, TenantCommand::List),
             Self::Permission(command) => !matches!(command, PermissionCommand::List),
+            Self::Policy(command) => !matches!(command, PolicyCommand::List),
+            Self::Policer(command) => !matches!(command, PolicerCommand::List),
             Self::Apply(_) => true,
             Self::Class(_)
             | Self::Diff(_)

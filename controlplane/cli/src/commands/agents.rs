@@ -57,6 +57,10 @@ async fn register(settings: &Settings, arguments: RegisterArguments) -> Result<O
         weight: arguments.weight.unwrap_or_default(),
         lease_seconds: arguments.lease.unwrap_or_default(),
         priority_max: arguments.priority_max,
+        policy: arguments.policy,
+        locality: arguments.locality,
+        cost: arguments.cost,
+        out_of_service: arguments.out_of_service,
         ..Default::default()
     };
     let api = settings.api().await?;
@@ -170,6 +174,24 @@ fn describe(agent: &v1::Agent) -> String {
     if agent.inactive {
         text.push_str("  inactive: serves nothing, as its capability specification says\n");
     }
+    if agent.out_of_service {
+        text.push_str("  out of service: serves nothing, as an operator says\n");
+    }
+    for (name, value) in [
+        ("policy", &agent.policy),
+        ("version", &agent.version),
+        ("locality", &agent.locality),
+    ] {
+        if !value.is_empty() {
+            text.push_str(&format!("  {name:<9} {}\n", clean(value)));
+        }
+    }
+    if agent.cost > 0 {
+        text.push_str(&format!("  cost      {}\n", agent.cost));
+    }
+    for endpoint in &agent.endpoints {
+        text.push_str(&format!("  endpoint  {}\n", clean(endpoint)));
+    }
     for instance in &agent.instances {
         let name = clean(&instance.instance_name);
         text.push_str(&format!(
@@ -223,6 +245,8 @@ pub(super) fn as_json(agent: &v1::Agent) -> Value {
         "provider": agent.provider, "weight": agent.weight, "lease_seconds": agent.lease_seconds,
         "lease_expires_unix_ms": agent.lease_expires_unix_ms, "priority_max": agent.priority_max,
         "identity_check": identity_check(agent), "aic": agent.aic, "inactive": agent.inactive,
+        "policy": agent.policy, "out_of_service": agent.out_of_service, "locality": agent.locality,
+        "cost": agent.cost, "version": agent.version, "endpoints": agent.endpoints, "tags": agent.tags,
         "skills": skills, "instances": instances,
     })
 }

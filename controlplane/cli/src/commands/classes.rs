@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::label;
 use crate::arguments::{ClassCommand, ResolveArguments};
 use crate::failure::{Exit, Failure};
-use crate::output::{Output, Table};
+use crate::output::{Output, Table, clean};
 use crate::settings::Settings;
 
 pub(super) async fn run(settings: &Settings, command: ClassCommand) -> Result<Output, Failure> {
@@ -17,7 +17,7 @@ pub(super) async fn run(settings: &Settings, command: ClassCommand) -> Result<Ou
             let answer = settings
                 .api()
                 .await?
-                .resolve(Target::Text(text.clone()), limit, "")
+                .resolve(Target::Text(text.clone()), limit, "", None)
                 .await?;
             candidates(&answer, &text)
         }
@@ -70,8 +70,10 @@ pub(super) async fn resolve(
     arguments: &ResolveArguments,
 ) -> Result<Output, Failure> {
     let api = settings.api().await?;
+    let constraints = arguments.constraints();
+    let need = target(&arguments.need);
     let answer = api
-        .resolve(target(&arguments.need), arguments.limit, &arguments.asker)
+        .resolve(need, arguments.limit, &arguments.asker, constraints)
         .await?;
     candidates(&answer, &arguments.need)
 }
@@ -115,11 +117,23 @@ fn candidates(answer: &v1::ResolveResponse, need: &str) -> Result<Output, Failur
                 "label": label(candidate.label), "tenant": candidate.tenant, "name": candidate.name,
                 "caption": candidate.caption, "score": candidate.score,
                 "matched_by": candidate.matched_by, "members": candidate.members,
+                "provenance": candidate.provenance, "endpoints": candidate.endpoints,
+                "locality": candidate.locality, "cost": candidate.cost, "version": candidate.version,
             })
         })
         .collect();
     let json = json!({ "candidates": all, "generation": answer.generation });
-    Ok(Output::new("caplane.candidates/1", json, table.render("")))
+    let mut text = table.render("");
+    // Of the best one why, and where: what a person asks next.
+    if let Some(best) = answer.candidates.first() {
+        if !best.provenance.is_empty() {
+            text.push_str(&format!("\nbest: {}\n", clean(&best.provenance)));
+        }
+        for endpoint in &best.endpoints {
+            text.push_str(&format!("directly at {}\n", clean(endpoint)));
+        }
+    }
+    Ok(Output::new("caplane.candidates/1", json, text))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use caplane_proto::v1::read_request::Kind as ReadKind;
 use serde_json::{Value, json};
 
 use super::written;
+use crate::api::Written;
 use crate::failure::Failure;
 use crate::output::{Output, Table};
 use crate::settings::Settings;
@@ -15,9 +16,49 @@ pub(super) async fn add(
     noun: &str,
     what: &str,
 ) -> Result<Output, Failure> {
-    let written = settings.api().await?.insert(entity).await?;
+    change(settings, entity, false, noun, what).await
+}
+
+/// Adds an entity or, with `replace`, assigns it anew.
+pub(super) async fn change(
+    settings: &Settings,
+    entity: Kind,
+    replace: bool,
+    noun: &str,
+    what: &str,
+) -> Result<Output, Failure> {
+    let written = written_anew(settings, entity, replace).await?;
     let text = format!("added: {noun} {what} {}\n", written::place(&written));
     let json = json!({ "added": what });
+    written::output(&format!("caplane.{noun}/1"), &written, json, text)
+}
+
+async fn written_anew(
+    settings: &Settings,
+    entity: Kind,
+    replace: bool,
+) -> Result<Written, Failure> {
+    let api = settings.api().await?;
+    let written = if replace {
+        api.upsert(entity).await?
+    } else {
+        api.insert(entity).await?
+    };
+    Ok(written)
+}
+
+/// The same, and tells what was written as `json` does.
+pub(super) async fn put(
+    settings: &Settings,
+    entity: Kind,
+    replace: bool,
+    noun: &str,
+    what: &str,
+    json: impl Fn(&Kind) -> Value,
+) -> Result<Output, Failure> {
+    let written = written_anew(settings, entity, replace).await?;
+    let text = format!("added: {noun} {what} {}\n", written::place(&written));
+    let json = json!({ noun: json(&written.entity) });
     written::output(&format!("caplane.{noun}/1"), &written, json, text)
 }
 

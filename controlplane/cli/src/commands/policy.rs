@@ -5,7 +5,7 @@ use caplane_proto::v1::entity::Entity as Kind;
 use caplane_proto::v1::read_request::Kind as ReadKind;
 use serde_json::{Value, json};
 
-use super::entities::{add, list, remove};
+use super::entities::{add, change, list, remove};
 use crate::arguments::{GrantCommand, PermissionArguments, PermissionCommand, TenantCommand};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -17,26 +17,27 @@ pub(super) async fn grants(settings: &Settings, command: GrantCommand) -> Result
             agent,
             class,
             weight,
+            out_of_service,
+            replace,
         } => {
-            let weight = weight.unwrap_or_default();
-            let grant = v1::Grant {
-                agent_uri: agent.clone(),
-                class_path: class.clone(),
-                weight,
+            let what = match out_of_service {
+                true => format!("{agent} may serve {class}, and does not now"),
+                false => format!("{agent} may serve {class}"),
             };
-            add(
-                settings,
-                Kind::Grant(grant),
-                "grant",
-                &format!("{agent} may serve {class}"),
-            )
-            .await
+            let grant = v1::Grant {
+                agent_uri: agent,
+                class_path: class,
+                weight: weight.unwrap_or_default(),
+                out_of_service,
+            };
+            change(settings, Kind::Grant(grant), replace, "grant", &what).await
         }
         GrantCommand::Remove { agent, class } => {
             let key = v1::Grant {
                 agent_uri: agent.clone(),
                 class_path: class.clone(),
                 weight: 0,
+                ..v1::Grant::default()
             };
             remove(
                 settings,
@@ -52,7 +53,7 @@ pub(super) async fn grants(settings: &Settings, command: GrantCommand) -> Result
                 ReadKind::Grant,
                 "",
                 "grants",
-                &["AGENT", "CLASS", "WEIGHT"],
+                &["AGENT", "CLASS", "WEIGHT", "IN SERVICE"],
                 |entity| match entity {
                     Kind::Grant(grant) => {
                         let weight = match grant.weight {
@@ -60,7 +61,12 @@ pub(super) async fn grants(settings: &Settings, command: GrantCommand) -> Result
                             weight => weight.to_string(),
                         };
                         let json = grant_json(&grant);
-                        Some((vec![grant.agent_uri, grant.class_path, weight], json))
+                        let serves = if grant.out_of_service { "no" } else { "yes" };
+                        let serves = serves.to_owned();
+                        Some((
+                            vec![grant.agent_uri, grant.class_path, weight, serves],
+                            json,
+                        ))
                     }
                     _ => None,
                 },
@@ -75,12 +81,19 @@ pub(super) async fn tenants(
     command: TenantCommand,
 ) -> Result<Output, Failure> {
     match command {
-        TenantCommand::Add { name } => {
+        TenantCommand::Add {
+            name,
+            policer,
+            direct,
+            replace,
+        } => {
             let tenant = v1::Tenant {
                 name: name.clone(),
+                policer,
+                direct,
                 ..Default::default()
             };
-            add(settings, Kind::Tenant(tenant), "tenant", &name).await
+            change(settings, Kind::Tenant(tenant), replace, "tenant", &name).await
         }
         TenantCommand::Remove { name } => {
             let key = v1::Tenant {
@@ -95,11 +108,17 @@ pub(super) async fn tenants(
                 ReadKind::Tenant,
                 "",
                 "tenants",
-                &["ID", "NAME"],
+                &["ID", "NAME", "POLICER", "DIRECT"],
                 |entity| match entity {
                     Kind::Tenant(tenant) => {
                         let json = tenant_json(&tenant);
-                        Some((vec![tenant.id.to_string(), tenant.name], json))
+                        let direct = if tenant.direct { "yes" } else { "no" };
+                        let policer = match tenant.policer.as_str() {
+                            "" => "-".to_owned(),
+                            name => name.to_owned(),
+                        };
+                        let id = tenant.id.to_string();
+                        Some((vec![id, tenant.name, policer, direct.to_owned()], json))
                     }
                     _ => None,
                 },
@@ -171,11 +190,16 @@ pub(super) async fn permissions(
 }
 
 pub(super) fn grant_json(grant: &v1::Grant) -> Value {
-    json!({ "agent_uri": grant.agent_uri, "class_path": grant.class_path, "weight": grant.weight })
+    json!({
+        "agent_uri": grant.agent_uri, "class_path": grant.class_path, "weight": grant.weight,
+        "out_of_service": grant.out_of_service,
+    })
 }
 
 pub(super) fn tenant_json(tenant: &v1::Tenant) -> Value {
-    json!({ "id": tenant.id, "name": tenant.name })
+    json!({
+        "id": tenant.id, "name": tenant.name, "policer": tenant.policer, "direct": tenant.direct,
+    })
 }
 
 pub(super) fn permission_json(permission: &v1::Permission) -> Value {

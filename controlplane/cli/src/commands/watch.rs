@@ -7,7 +7,7 @@ use caplane_proto::v1::entity::Entity as Kind;
 use caplane_proto::v1::watch_response::Message;
 use serde_json::{Value, json};
 
-use super::{agents, commits, overrides, policy, topology};
+use super::{agents, commits, overrides, policies, policy, topology};
 use crate::arguments::WatchArguments;
 use crate::failure::{Exit, Failure};
 use crate::output::{Output, clean};
@@ -168,6 +168,12 @@ fn described(change: &v1::WatchChange) -> Option<(&'static str, String, Value)> 
             format!("{} {}", told.agent_uri, told.skill_id),
             overrides::override_json(told),
         ),
+        Kind::Policy(policy) => ("policy", policy.name.clone(), policies::policy_json(policy)),
+        Kind::Policer(policer) => (
+            "policer",
+            policer.name.clone(),
+            policies::policer_json(policer),
+        ),
         Kind::PendingCommit(pending) => ("commit", pending.id.clone(), commits::as_json(pending)),
         Kind::Class(_) => return None,
     })
@@ -193,7 +199,12 @@ fn state(entity: &Kind) -> String {
         Kind::Group(group) => format!("({} members)", group.agent_uris.len()),
         Kind::Override(told) => format!("(means {})", told.class_path),
         Kind::PendingCommit(pending) => format!("({})", commits::standing(pending)),
-        Kind::Grant(_) | Kind::Tenant(_) | Kind::Permission(_) | Kind::Class(_) => String::new(),
+        Kind::Policy(policy) => format!("(of tenant {})", policy.tenant),
+        Kind::Grant(_)
+        | Kind::Tenant(_)
+        | Kind::Permission(_)
+        | Kind::Policer(_)
+        | Kind::Class(_) => String::new(),
     }
 }
 

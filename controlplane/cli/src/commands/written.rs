@@ -7,6 +7,7 @@ use caplane_proto::v1::resource::Resource as Body;
 use serde_json::{Value, json};
 
 use super::commits::{as_json, left, standing};
+use super::policies::rate_json;
 use super::rollout;
 use crate::api::Written;
 use crate::failure::{Exit, Failure};
@@ -176,9 +177,15 @@ fn entry_json(resource: &v1::Resource) -> Value {
         Some(Body::Policy(policy)) => {
             let allow =
                 |allow: &v1::Allow| json!({ "tenant": allow.tenant, "label": text(allow.label) });
+            let limit = |limit: &v1::ClassRate| {
+                let rate = limit.rate.as_ref().map(rate_json);
+                json!({ "tenant": limit.tenant, "label": text(limit.label), "rate": rate })
+            };
             json!({
                 "tenant": policy.tenant, "allow": policy.allow.iter().map(allow).collect::<Vec<_>>(),
-                "reply_tenants": policy.reply_tenants, "priority_max": policy.priority_max,
+                "reply_tenants": policy.reply_tenants, "reply_all": policy.reply_all,
+                "priority_max": policy.priority_max, "rate": policy.rate.as_ref().map(rate_json),
+                "class_rates": policy.class_rates.iter().map(limit).collect::<Vec<_>>(),
             })
         }
         Some(Body::Transit(route)) => {

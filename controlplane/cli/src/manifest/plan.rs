@@ -17,6 +17,8 @@ use super::Manifest;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Noun {
     Tenant,
+    Policer,
+    Policy,
     Router,
     Link,
     Agent,
@@ -55,6 +57,8 @@ impl Key {
             Noun::Override => "override",
             Noun::Permission => "permission",
             Noun::Group => "group",
+            Noun::Policy => "policy",
+            Noun::Policer => "policer",
             Noun::Other => "entity",
         }
     }
@@ -99,6 +103,8 @@ pub fn key(entity: &Kind) -> Key {
             p.class_path.clone(),
         ),
         Kind::Group(g) => Key(Noun::Group, g.name.clone(), none(), none()),
+        Kind::Policy(p) => Key(Noun::Policy, p.name.clone(), none(), none()),
+        Kind::Policer(p) => Key(Noun::Policer, p.name.clone(), none(), none()),
         Kind::Class(_) | Kind::PendingCommit(_) => Key(Noun::Other, none(), none(), none()),
     }
 }
@@ -122,6 +128,8 @@ impl Manifest {
                 Noun::Override => ReadKind::SkillOverride,
                 Noun::Permission => ReadKind::Permission,
                 Noun::Group => ReadKind::Group,
+                Noun::Policy => ReadKind::Policy,
+                Noun::Policer => ReadKind::Policer,
                 Noun::Other => return None,
             })
         });
@@ -145,13 +153,18 @@ impl Manifest {
         };
         let mut changes = Vec::new();
         for (key, entity) in there.iter().rev() {
-            if goes(key, entity) && !goes_along(key) && key.0 != Noun::Tenant {
+            if goes(key, entity) && !goes_along(key) && !key.0.goes_last() {
                 changes.push(removed(entity));
             }
         }
+        // Tenants name policers, whose classes are of tenants: a tenant is told its policer once that is there.
+        let mut held: Vec<Change> = Vec::new();
         let mut wanted: Vec<(Key, &Kind)> = self.entities.iter().map(|e| (key(e), e)).collect();
         wanted.sort_by(|(a, _), (b, _)| a.cmp(b));
         for (key, entity) in wanted {
+            if key.0 > Noun::Policer {
+                changes.append(&mut held);
+            }
             let now = there.get(&key).filter(|_| !goes_along(&key));
             let fields = match now {
                 None => Vec::new(),
@@ -165,20 +178,62 @@ impl Manifest {
             } else {
                 Type::Insert
             };
-            changes.push(Change {
+            let change = Change {
                 action,
                 entity: entity.clone(),
                 fields,
-            });
-        }
-        // Tenants last: others leave them first.
-        for (key, entity) in &there {
-            if key.0 == Noun::Tenant && goes(key, entity) {
-                changes.push(removed(entity));
+            };
+            match (action, entity) {
+                (Type::Modify, Kind::Tenant(_)) => held.push(change),
+                (Type::Insert, Kind::Tenant(tenant)) if !tenant.policer.is_empty() => {
+                    changes.push(Change {
+                        entity: without_policer(tenant),
+                        ..change.clone()
+                    });
+                    held.push(Change {
+                        action: Type::Modify,
+                        fields: vec!["policer"],
+                        ..change
+                    });
+                }
+                _ => changes.push(change),
             }
         }
+        changes.append(&mut held);
+        // What others name goes last: they have left it by now.
+        let leaving: Vec<(&Key, &Kind)> = there
+            .iter()
+            .rev()
+            .filter(|(key, entity)| key.0.goes_last() && goes(key, entity))
+            .collect();
+        for (_, entity) in &leaving {
+            if let Kind::Tenant(tenant) = entity
+                && !tenant.policer.is_empty()
+            {
+                changes.push(Change {
+                    action: Type::Modify,
+                    entity: without_policer(tenant),
+                    fields: vec!["policer"],
+                });
+            }
+        }
+        changes.extend(leaving.into_iter().map(|(_, entity)| removed(entity)));
         changes
     }
+}
+
+impl Noun {
+    /// Others name it, so they leave it first.
+    fn goes_last(self) -> bool {
+        matches!(self, Self::Tenant | Self::Policer | Self::Policy)
+    }
+}
+
+fn without_policer(tenant: &v1::Tenant) -> Kind {
+    Kind::Tenant(v1::Tenant {
+        policer: String::new(),
+        ..tenant.clone()
+    })
 }
 
 fn removed(entity: &Kind) -> Change {
@@ -221,6 +276,7 @@ impl Say {
                     say.tenants.insert(agent.tenant.clone())
                 }
                 Kind::Group(group) => say.tenants.insert(group.tenant.clone()),
+                Kind::Policy(policy) => say.tenants.insert(policy.tenant.clone()),
                 Kind::Permission(permission) => say.tenants.insert(permission.from.clone()),
                 Kind::Grant(grant) => say.agents.insert(grant.agent_uri.clone()),
                 Kind::Override(told) => say.agents.insert(told.agent_uri.clone()),
@@ -235,10 +291,11 @@ impl Say {
             Kind::Tenant(tenant) => tenant.name != super::SHARED,
             Kind::Agent(agent) => self.tenants.contains(&agent.tenant),
             Kind::Group(group) => self.tenants.contains(&group.tenant),
+            Kind::Policy(policy) => self.tenants.contains(&policy.tenant),
             Kind::Permission(permission) => self.tenants.contains(&permission.from),
             Kind::Grant(grant) => self.agents.contains(&grant.agent_uri),
             Kind::Override(told) => self.agents.contains(&told.agent_uri),
-            Kind::Router(_) | Kind::Link(_) => true,
+            Kind::Router(_) | Kind::Link(_) | Kind::Policer(_) => true,
             Kind::Class(_) | Kind::PendingCommit(_) => false,
         };
         in_reach && self.nouns.contains(&key.0) && !self.has.contains(key)
@@ -256,8 +313,37 @@ fn differing(now: &Kind, wanted: &Kind) -> Vec<&'static str> {
             ("weight", now.weight == wanted.weight),
             ("lease_seconds", now.lease_seconds == wanted.lease_seconds),
             ("priority_max", now.priority_max == wanted.priority_max),
+            ("policy", now.policy == wanted.policy),
+            ("locality", now.locality == wanted.locality),
+            ("cost", now.cost == wanted.cost),
+            (
+                "out_of_service",
+                now.out_of_service == wanted.out_of_service,
+            ),
         ],
-        (Kind::Grant(now), Kind::Grant(wanted)) => vec![("weight", now.weight == wanted.weight)],
+        (Kind::Grant(now), Kind::Grant(wanted)) => vec![
+            ("weight", now.weight == wanted.weight),
+            (
+                "out_of_service",
+                now.out_of_service == wanted.out_of_service,
+            ),
+        ],
+        (Kind::Tenant(now), Kind::Tenant(wanted)) => vec![
+            ("policer", now.policer == wanted.policer),
+            ("direct", now.direct == wanted.direct),
+        ],
+        (Kind::Policy(now), Kind::Policy(wanted)) => vec![
+            ("tenant", now.tenant == wanted.tenant),
+            ("only", now.base() == wanted.base()),
+            ("allow", now.allow == wanted.allow),
+            ("priority_max", now.priority_max == wanted.priority_max),
+            ("policer", now.policer == wanted.policer),
+            ("direct", now.direct == wanted.direct),
+        ],
+        (Kind::Policer(now), Kind::Policer(wanted)) => vec![
+            ("rate", now.rate == wanted.rate),
+            ("classes", now.classes == wanted.classes),
+        ],
         (Kind::Override(now), Kind::Override(wanted)) => {
             vec![("class", now.class_path == wanted.class_path)]
         }

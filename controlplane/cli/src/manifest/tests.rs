@@ -262,3 +262,106 @@ fn faults_say_where_they_are() {
         assert_eq!(failure.exit, Exit::Usage);
     }
 }
+
+const POLICIES: &str = r#"
+[[tenant]]
+name = "acme"
+policer = "slow"
+direct = true
+[[policer]]
+name = "slow"
+rate = { messages_per_second = 100 }
+classes = [{ tenant = "acme", class = "travel", rate = { messages_per_second = 10 } }]
+[[policy]]
+name = "kiosk"
+tenant = "acme"
+only = true
+allow = [{ class = "travel" }, { tenant = "acme" }, { class = "travel" }]
+policer = "slow"
+[[agent]]
+agent = "a"
+tenant = "acme"
+policy = "kiosk"
+out_of_service = true
+"#;
+
+#[test]
+fn tenants_and_policers_that_name_each_other_are_made_and_go_in_an_order_that_holds() {
+    let manifest = good(POLICIES);
+    let changes = manifest.plan(Vec::new(), false);
+    let a = "spiffe://d/tenant/acme/agent/a";
+    assert_eq!(
+        words(&changes),
+        [
+            "+ tenant acme",
+            "+ policer slow",
+            "~ tenant acme policer",
+            "+ policy kiosk",
+            &format!("+ agent {a}"),
+        ]
+    );
+    let Kind::Tenant(first) = &changes[0].entity else {
+        panic!("a tenant");
+    };
+    assert_eq!((first.policer.as_str(), first.direct), ("", true));
+    let there = after(&[], &changes);
+    let Some(Kind::Policy(policy)) = there.iter().find(|e| matches!(e, Kind::Policy(_))) else {
+        panic!("a policy");
+    };
+    let allowed: Vec<_> = policy
+        .allow
+        .iter()
+        .map(|a| (a.tenant.as_str(), a.class_path.as_str()))
+        .collect();
+    assert_eq!(
+        allowed,
+        [("acme", ""), ("shared", "travel")],
+        "as it is kept"
+    );
+    assert_eq!(
+        words(&manifest.plan(there.clone(), true)),
+        Vec::<String>::new()
+    );
+
+    let others = good(
+        r#"
+tenant = [{ name = "acme" }]
+policer = [{ name = "p" }]
+policy = [{ name = "q", tenant = "acme" }]
+agent = [{ agent = "a", tenant = "acme" }]
+"#,
+    );
+    let changes = others.plan(there.clone(), true);
+    assert_eq!(
+        words(&changes),
+        [
+            "+ policer p".to_owned(),
+            "~ tenant acme policer direct".to_owned(),
+            "+ policy q".to_owned(),
+            format!("~ agent {a} policy out_of_service"),
+            // Nobody names them any more.
+            "- policy kiosk".to_owned(),
+            "- policer slow".to_owned(),
+        ]
+    );
+    let now = after(&there, &changes);
+    assert_eq!(words(&others.plan(now, true)), Vec::<String>::new());
+
+    // A tenant and a policer that name each other go together.
+    let agentless = POLICIES
+        .split("[[policy]]")
+        .next()
+        .expect("before policies");
+    let there = after(&[], &good(agentless).plan(Vec::new(), false));
+    let none = good("tenant = [{ name = \"t\" }]\npolicer = [{ name = \"p\" }]");
+    assert_eq!(
+        words(&none.plan(there, true)),
+        [
+            "+ tenant t",
+            "+ policer p",
+            "~ tenant acme policer",
+            "- policer slow",
+            "- tenant acme",
+        ]
+    );
+}

@@ -71,7 +71,7 @@ impl Scope {
     }
 
     /// Whether an entity that is there is in it. Routers, links and commits are everybody's; a permission is both
-    /// tenants'.
+    /// tenants'. Policers may hold several tenants: who is bound to some sees none.
     #[must_use]
     pub fn sees(&self, rib: &Rib, key: &EntityKey) -> bool {
         if !self.is_bound() {
@@ -84,6 +84,10 @@ impl Scope {
                 self.has_agent(rib, uri)
             }
             EntityKey::Permission(from, to, _) => self.has(from) || self.has(to),
+            EntityKey::Policer(_) => false,
+            EntityKey::Policy(name) => rib
+                .policy(name)
+                .is_some_and(|policy| self.has_number(rib, policy.tenant)),
             EntityKey::Group(name) => rib
                 .group(name)
                 .is_some_and(|group| self.has_number(rib, group.tenant)),

@@ -7,7 +7,7 @@ use crate::change::Atomicity;
 use crate::change::write::batch_as;
 use crate::testbed::{
     agent, agent_uri, apply, change, checked, delete, grant, group, insert, link, modify,
-    permission, router, tenant,
+    permission, policer, policy, router, tenant,
 };
 
 const EVERY_ROLE: [Role; 4] = [
@@ -136,6 +136,8 @@ fn every_kind() -> Vec<(Body, Role)> {
         (link("r", "s", 1), Role::Operator),
         (tenant("u"), Role::Admin),
         (permission("t", "v", ""), Role::Admin),
+        (Body::Policy(policy("p", "t", "v", "travel")), Role::Admin),
+        (Body::Policer(policer("q", 1, "t", "travel")), Role::Admin),
     ]
 }
 
@@ -178,7 +180,7 @@ fn role_by_kind_by_action() {
             }
         }
     }
-    assert_eq!(looked_at, 8 * 3 * 4);
+    assert_eq!(looked_at, 10 * 3 * 4);
 }
 
 #[test]

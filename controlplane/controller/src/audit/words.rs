@@ -34,11 +34,13 @@ fn of_update(update: &Update) -> String {
         Target::Agent(spec) => spec.uri.clone(),
         Target::Grant { agent, class, .. } => format!("{agent} {}", class.path),
         Target::Override { agent, skill, .. } => format!("{agent} {skill}"),
-        Target::Router { name, .. } | Target::Tenant { name } | Target::Group { name, .. } => {
+        Target::Router { name, .. } | Target::Tenant { name, .. } | Target::Group { name, .. } => {
             name.clone()
         }
         Target::Link { a, b, .. } => format!("{a} {b}"),
         Target::Permission { from, to, class } => format!("{from} {to} {}", class.path),
+        Target::Policy(spec) => spec.name.clone(),
+        Target::Policer(spec) => spec.name.clone(),
     };
     format!("{action} {kind} {key}").trim_end().to_owned()
 }

@@ -145,6 +145,7 @@ mod tests {
                 agent_uri: acps(),
                 class_path: path.into(),
                 weight: 0,
+                ..v1::Grant::default()
             }))
         };
         let updates = [

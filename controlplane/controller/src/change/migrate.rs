@@ -10,7 +10,9 @@ use caplane_wire::Label;
 
 use crate::card::AgentCard;
 use crate::knowledge::Knowledge;
-use crate::record::{ANY_CLASS, AgentRecord, Object, PendingRecord};
+use crate::record::{
+    ANY_CLASS, AgentRecord, ClassRateRecord, Object, PendingRecord, SelectorRecord,
+};
 use crate::rib::Rib;
 use crate::store::{Store, StoreError};
 
@@ -29,7 +31,9 @@ pub fn reclassify(
         .cloned()
         .map(Object::Grant)
         .chain(rib.overrides_after("", "").cloned().map(Object::Override))
-        .chain(rib.permissions_after(None).cloned().map(Object::Permission));
+        .chain(rib.permissions_after(None).cloned().map(Object::Permission))
+        .chain(rib.policies_after("").cloned().map(Object::Policy))
+        .chain(rib.policers_after("").cloned().map(Object::Policer));
     changed.extend(pathed.filter_map(|object| looked_up(knowledge, &object)));
     for agent in rib.agents_after("") {
         let card = store.card(agent.number)?;
@@ -50,8 +54,31 @@ fn looked_up(knowledge: &Knowledge, object: &Object) -> Option<Object> {
         let class = knowledge.taxonomy().class_by_path(path);
         class.map_or(0, |class| class.label.bits())
     };
+    let again = |selector: &SelectorRecord| SelectorRecord {
+        class: label(&selector.class_path),
+        ..selector.clone()
+    };
     let mut object = object.clone();
     let (known, now) = match &mut object {
+        Object::Policy(policy) => {
+            let allow: Vec<SelectorRecord> = policy.allow.iter().map(again).collect();
+            let differs = policy.allow != allow;
+            Arc::make_mut(policy).allow = allow;
+            return differs.then_some(object);
+        }
+        Object::Policer(policer) => {
+            let classes: Vec<ClassRateRecord> = policer
+                .classes
+                .iter()
+                .map(|limit| ClassRateRecord {
+                    class: again(&limit.class),
+                    rate: limit.rate,
+                })
+                .collect();
+            let differs = policer.classes != classes;
+            Arc::make_mut(policer).classes = classes;
+            return differs.then_some(object);
+        }
         Object::Grant(grant) => {
             let now = match grant.class_path.as_str() {
                 ANY_CLASS => Label::NONE.bits(),
@@ -81,18 +108,16 @@ fn classified(knowledge: &Knowledge, agent: &AgentRecord, card: Option<&[u8]>) -
         tracing::warn!(event = "card_unreadable", agent = agent.uri);
         return None;
     };
-    let skills = knowledge.classify(&card.skills);
-    let aic = card.aic.unwrap_or_default();
-    let inactive = !card.active;
-    let same = (&skills, &aic, inactive) == (&agent.skills, &agent.aic, agent.inactive);
-    (!same).then(|| {
-        Object::Agent(Arc::new(AgentRecord {
-            skills,
-            aic,
-            inactive,
-            ..agent.clone()
-        }))
-    })
+    let now = AgentRecord {
+        skills: knowledge.classify(&card.skills),
+        tags: card.tags(),
+        aic: card.aic.unwrap_or_default(),
+        inactive: !card.active,
+        version: card.version,
+        endpoints: card.endpoints,
+        ..agent.clone()
+    };
+    (now != *agent).then(|| Object::Agent(Arc::new(now)))
 }
 
 /// What a Write would come back to, as the taxonomy has it now.

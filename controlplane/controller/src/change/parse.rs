@@ -5,27 +5,27 @@ use std::cell::Cell;
 use caplane_proto::v1;
 use caplane_proto::v1::entity::Entity as Body;
 use caplane_proto::v1::update::Type;
-use caplane_wire::{Label, PeerName};
+use caplane_wire::Label;
 
 use super::{Fault, Refusal};
-use crate::card::{AgentCard, CARD_BYTES_MAX};
 use crate::knowledge::Knowledge;
-use crate::record::{ANY_CLASS, SHARED_TENANT, SkillRecord};
+use crate::record::{ANY_CLASS, SkillRecord};
+use fields::{card, invalid, name, optional_name, priority, tenant, uri, weight};
+
+mod fields;
+mod policy;
+
+pub use fields::{LOCALITY_BYTES_MAX, NAME_BYTES_MAX, WEIGHT_DEFAULT, WEIGHT_MAX, locality};
+pub use policy::{PolicerSpec, PolicySpec, Selector};
 
 /// Updates of one batch.
 pub const UPDATES_MAX: usize = 10_000;
 /// Members of one group.
 pub const GROUP_AGENTS_MAX: usize = 10_000;
-/// Longest name of a tenant, router or group (bytes).
-pub const NAME_BYTES_MAX: usize = 64;
-/// Weight of an agent that says none.
-pub const WEIGHT_DEFAULT: u32 = 100;
 /// Classes named to somebody who named one that is not there.
 const NEAREST_MAX: usize = 5;
 /// Searches for them in one batch: a search costs, and a batch may be wrong all over.
 const SEARCHES_MAX: usize = 16;
-/// Largest weight and link cost.
-pub const WEIGHT_MAX: u32 = 65_535;
 
 /// What an update does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub enum Target {
         class: ClassRef,
         /// 0 = the agent's.
         weight: u32,
+        /// It is not served now.
+        out_of_service: bool,
     },
     /// A skill is put in a class.
     Override {
@@ -99,6 +101,10 @@ pub enum Target {
     Tenant {
         /// Unique name.
         name: String,
+        /// Name of a policer; may be empty.
+        policer: String,
+        /// Its agents may connect directly.
+        direct: bool,
     },
     /// A tenant may reach classes of another.
     Permission {
@@ -118,6 +124,10 @@ pub enum Target {
         /// Members, sorted.
         agents: Vec<String>,
     },
+    /// See [`PolicySpec`].
+    Policy(PolicySpec),
+    /// See [`PolicerSpec`].
+    Policer(PolicerSpec),
 }
 
 impl Target {
@@ -133,6 +143,8 @@ impl Target {
             Self::Tenant { .. } => "tenant",
             Self::Permission { .. } => "permission",
             Self::Group { .. } => "group",
+            Self::Policy(_) => "policy",
+            Self::Policer(_) => "policer",
         }
     }
 }
@@ -162,6 +174,20 @@ pub struct AgentSpec {
     pub aic: String,
     /// The card says that the agent serves nothing now.
     pub inactive: bool,
+    /// Name of its policy; may be empty.
+    pub policy: String,
+    /// The operator says that it serves nothing now.
+    pub out_of_service: bool,
+    /// Where it runs, from large to small; may be empty.
+    pub locality: String,
+    /// What using it costs.
+    pub cost: u32,
+    /// The card's version.
+    pub version: String,
+    /// The card's addresses.
+    pub endpoints: Vec<String>,
+    /// The card's tags, in lower case, sorted.
+    pub tags: Vec<String>,
 }
 
 /// An update, or why it can never be one: its field begins with `updates[i]`.
@@ -228,11 +254,10 @@ fn one(
         Body::Grant(grant) => ("grant", check.grant(grant)),
         Body::Router(router) => ("router", check.router(router)),
         Body::Link(link) => ("link", check.link(link)),
-        Body::Tenant(tenant) => (
-            "tenant",
-            name("name", &tenant.name).map(|name| Target::Tenant { name }),
-        ),
+        Body::Tenant(tenant) => ("tenant", check.tenant(tenant)),
         Body::Permission(permission) => ("permission", check.permission(permission)),
+        Body::Policy(policy) => ("policy", check.policy(policy)),
+        Body::Policer(policer) => ("policer", check.policer(policer)),
         Body::Group(group) => ("group", check.group(group)),
         Body::Override(told) => ("override", check.skill_override(told)),
         Body::PendingCommit(pending) => (
@@ -283,21 +308,17 @@ impl Check<'_> {
         spec.tenant = tenant("tenant", &agent.tenant)?;
         spec.weight = weight("weight", agent.weight, WEIGHT_DEFAULT)?;
         spec.lease_seconds = agent.lease_seconds;
-        spec.priority_max = agent.priority_max;
-        if let Some(priority) = agent.priority_max
-            && priority > 7
-        {
-            return Err(invalid(
-                "priority_max",
-                priority,
-                "is no priority",
-                "use 0 to 7, or leave it out for 6",
-            )
-            .accepting(["0..=7"]));
-        }
+        spec.priority_max = priority("priority_max", agent.priority_max, "6")?;
+        spec.policy = optional_name("policy", &agent.policy)?;
+        spec.locality = locality("locality", &agent.locality)?;
+        spec.cost = agent.cost;
+        spec.out_of_service = agent.out_of_service;
         if !agent.card.is_empty() {
             let card = card(&agent.card)?;
             spec.skills = self.knowledge.classify(&card.skills);
+            spec.tags = card.tags();
+            spec.version = card.version;
+            spec.endpoints = card.endpoints;
             spec.name = card.name;
             spec.provider = card.provider;
             spec.aic = card.aic.unwrap_or_default();
@@ -325,6 +346,7 @@ impl Check<'_> {
             } else {
                 weight("weight", grant.weight, 0)?
             },
+            out_of_service: grant.out_of_service,
         })
     }
 
@@ -378,35 +400,6 @@ impl Check<'_> {
             weight("cost", link.cost, 1)?
         };
         Ok(Target::Link { a, b, cost })
-    }
-
-    fn permission(&self, permission: &v1::Permission) -> Result<Target, Refusal> {
-        let (from, to) = (
-            tenant("from", &permission.from)?,
-            tenant("to", &permission.to)?,
-        );
-        if from == to {
-            return Err(invalid(
-                "to",
-                &to,
-                "a tenant reaches itself anyway",
-                "name two tenants",
-            ));
-        }
-        if to == SHARED_TENANT {
-            return Err(invalid(
-                "to",
-                &to,
-                "every tenant reaches the shared one anyway",
-                "name another tenant",
-            ));
-        }
-        let class = if permission.class_path.is_empty() {
-            every_class()
-        } else {
-            self.class("class_path", &permission.class_path)?
-        };
-        Ok(Target::Permission { from, to, class })
     }
 
     fn group(&self, group: &v1::Group) -> Result<Target, Refusal> {
@@ -484,7 +477,7 @@ impl Check<'_> {
 }
 
 /// Entities that a Write takes, by their fields of `Entity`.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 10] = [
     "agent",
     "grant",
     "router",
@@ -493,96 +486,13 @@ const KINDS: [&str; 8] = [
     "permission",
     "group",
     "override",
+    "policy",
+    "policer",
 ];
-
-/// What names are made of, as a regular expression.
-const NAME_FORM: &str = "[A-Za-z0-9._-]{1,64}";
-
-/// How identities are written.
-const URI_FORMS: [&str; 2] = ["spiffe://<trust-domain>/<path>", "acps://<AIC>"];
 
 fn every_class() -> ClassRef {
     ClassRef {
         path: String::new(),
         label: Label::NONE,
-    }
-}
-
-fn card(bytes: &[u8]) -> Result<AgentCard, Refusal> {
-    if bytes.len() > CARD_BYTES_MAX {
-        return Err(invalid(
-            "card",
-            format!("{} bytes", bytes.len()),
-            format!("is larger than {CARD_BYTES_MAX} bytes"),
-            "remove what is not needed to find the agent",
-        )
-        .accepting([format!("0..={CARD_BYTES_MAX} bytes")]));
-    }
-    AgentCard::parse(bytes).map_err(|error| {
-        invalid(
-            "card",
-            &error.field,
-            error.to_string(),
-            "give the agent's A2A card or ACPs capability specification as it is (JSON)",
-        )
-    })
-}
-
-fn invalid(
-    field: &str,
-    value: impl std::fmt::Display,
-    reason: impl Into<String>,
-    remedy: impl Into<String>,
-) -> Refusal {
-    Refusal::new(Fault::Invalid, field, value, reason, remedy)
-}
-
-fn uri(field: &str, text: &str) -> Result<String, Refusal> {
-    match PeerName::parse(text) {
-        Ok(name) => Ok(name.as_str().to_owned()),
-        Err(error) => Err(invalid(
-            field,
-            text,
-            error.to_string(),
-            "write spiffe://<trust-domain>/<path> or acps://<AIC>, as in the certificate",
-        )
-        .accepting(URI_FORMS)),
-    }
-}
-
-fn name(field: &str, text: &str) -> Result<String, Refusal> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    if text.is_empty() || text.len() > NAME_BYTES_MAX || !text.bytes().all(allowed) {
-        return Err(invalid(
-            field,
-            text,
-            "is no name",
-            format!("use 1 to {NAME_BYTES_MAX} characters of A-Z a-z 0-9 . _ -"),
-        )
-        .accepting([NAME_FORM]));
-    }
-    Ok(text.to_owned())
-}
-
-fn tenant(field: &str, text: &str) -> Result<String, Refusal> {
-    if text.is_empty() {
-        Ok(SHARED_TENANT.to_owned())
-    } else {
-        name(field, text)
-    }
-}
-
-/// A weight or a cost; 0 = the default.
-fn weight(field: &str, value: u32, default: u32) -> Result<u32, Refusal> {
-    match value {
-        0 => Ok(default),
-        1..=WEIGHT_MAX => Ok(value),
-        _ => Err(invalid(
-            field,
-            value,
-            "is too large",
-            format!("use 1 to {WEIGHT_MAX}, or 0 for the default"),
-        )
-        .accepting([format!("0..={WEIGHT_MAX}")])),
     }
 }

@@ -376,6 +376,7 @@ fn a_deletion_reads_the_key_only() {
         agent_uri: agent_uri("a"),
         class_path: "*".into(),
         weight: 70_000,
+        ..v1::Grant::default()
     };
     let nobodys = v1::Group {
         name: "g".into(),

@@ -10,9 +10,12 @@ use super::{ACCEPTED_MAX, Action, AgentSpec, Checked, ClassRef, Fault, Refusal, 
 use crate::commit::Transaction;
 use crate::record::{
     AgentRecord, CounterKind, GrantRecord, GroupRecord, LinkRecord, Object, ObjectKey,
-    OverrideRecord, PermissionRecord, RouterRecord, SHARED_TENANT, TenantRecord,
+    OverrideRecord, RouterRecord,
 };
 use crate::rib::{Exhausted, Rib};
+use policy::{permission, policer, policy, tenant};
+
+mod policy;
 
 /// Grants of one identity: the table entry of an identity names them all.
 pub const GRANTS_MAX: usize = 256;
@@ -120,7 +123,17 @@ fn one(tx: &mut Transaction<'_>, update: &Update) -> Result<(), Refusal> {
             agent,
             class,
             weight,
-        } => grant(tx, action, agent, class, *weight).map_err(|r| r.within("grant")),
+            out_of_service,
+        } => {
+            let record = GrantRecord {
+                agent: agent.clone(),
+                class_path: class.path.clone(),
+                class: class.label.bits(),
+                weight: *weight,
+                out_of_service: *out_of_service,
+            };
+            grant(tx, action, record).map_err(|r| r.within("grant"))
+        }
         Target::Override {
             agent,
             skill,
@@ -130,7 +143,11 @@ fn one(tx: &mut Transaction<'_>, update: &Update) -> Result<(), Refusal> {
             router(tx, action, name, uri).map_err(|r| r.within("router"))
         }
         Target::Link { a, b, cost } => link(tx, action, a, b, *cost).map_err(|r| r.within("link")),
-        Target::Tenant { name } => tenant(tx, action, name).map_err(|r| r.within("tenant")),
+        Target::Tenant {
+            name,
+            policer,
+            direct,
+        } => tenant(tx, action, name, policer, *direct).map_err(|r| r.within("tenant")),
         Target::Permission { from, to, class } => {
             permission(tx, action, from, to, class).map_err(|r| r.within("permission"))
         }
@@ -139,6 +156,8 @@ fn one(tx: &mut Transaction<'_>, update: &Update) -> Result<(), Refusal> {
             tenant,
             agents,
         } => group(tx, action, name, tenant, agents).map_err(|r| r.within("group")),
+        Target::Policy(spec) => policy(tx, action, spec).map_err(|r| r.within("policy")),
+        Target::Policer(spec) => policer(tx, action, spec).map_err(|r| r.within("policer")),
     }
 }
 
@@ -242,6 +261,7 @@ fn agent(tx: &mut Transaction<'_>, action: Action, spec: &AgentSpec) -> Result<(
         ));
     }
     let tenant = tenant_id(tx.rib, "tenant", &spec.tenant)?;
+    let policy = policy::named(tx.rib, tenant, spec)?;
     let number = match &there {
         Some(agent) => agent.number,
         None => tx
@@ -264,6 +284,13 @@ fn agent(tx: &mut Transaction<'_>, action: Action, spec: &AgentSpec) -> Result<(
         skills: spec.skills.clone(),
         aic: spec.aic.clone(),
         inactive: spec.inactive,
+        policy,
+        out_of_service: spec.out_of_service,
+        locality: spec.locality.clone(),
+        cost: spec.cost,
+        version: spec.version.clone(),
+        endpoints: spec.endpoints.clone(),
+        tags: spec.tags.clone(),
     };
     tx.rib.put(Object::Agent(Arc::new(record)));
     Ok(())
@@ -276,19 +303,13 @@ pub(super) fn withdraw(tx: &mut Transaction<'_>, agent: &AgentRecord, reason: &s
     tx.rib.remove(&ObjectKey::Agent(agent.uri.clone()));
 }
 
-fn grant(
-    tx: &mut Transaction<'_>,
-    action: Action,
-    agent: &str,
-    class: &ClassRef,
-    weight: u32,
-) -> Result<(), Refusal> {
-    let there = tx.rib.grant(agent, &class.path).is_some();
-    let shown = format!("{agent} {}", class.path);
+fn grant(tx: &mut Transaction<'_>, action: Action, record: GrantRecord) -> Result<(), Refusal> {
+    let agent = record.agent.as_str();
+    let there = tx.rib.grant(agent, &record.class_path).is_some();
+    let shown = format!("{agent} {}", record.class_path);
     expect(action, there, "class_path", &shown, "caplane grant list")?;
     if action == Action::Delete {
-        let key = ObjectKey::Grant(agent.to_owned(), class.path.clone());
-        tx.rib.remove(&key);
+        tx.rib.remove(&Object::Grant(record).key());
         return Ok(());
     }
     let grants = tx.rib.grants_of(agent).count() + tx.rib.grants_set_aside(agent);
@@ -301,12 +322,7 @@ fn grant(
             "grant a class above several of them",
         ));
     }
-    tx.rib.put(Object::Grant(GrantRecord {
-        agent: agent.to_owned(),
-        class_path: class.path.clone(),
-        class: class.label.bits(),
-        weight,
-    }));
+    tx.rib.put(Object::Grant(record));
     Ok(())
 }
 
@@ -436,64 +452,6 @@ fn link(
         a: a.to_owned(),
         b: b.to_owned(),
         cost,
-    }));
-    Ok(())
-}
-
-fn tenant(tx: &mut Transaction<'_>, action: Action, name: &str) -> Result<(), Refusal> {
-    let there = tx.rib.tenant(name).map(|tenant| tenant.id);
-    expect(action, there.is_some(), "name", name, "caplane tenant list")?;
-    match (action, there) {
-        (Action::Delete, Some(id)) => {
-            if name == SHARED_TENANT || tx.rib.tenant_in_use(id) {
-                return Err(Refusal::new(
-                    Fault::State,
-                    "name",
-                    name,
-                    "has agents, groups or permissions, or is the shared tenant",
-                    "DELETE those first; they may stand earlier in the same batch",
-                ));
-            }
-            tx.rib.remove(&ObjectKey::Tenant(name.to_owned()));
-        }
-        (Action::Insert, _) => {
-            let id = tx
-                .rib
-                .allocate(CounterKind::Tenant)
-                .map_err(|e| full("name", e))?;
-            tx.rib.put(Object::Tenant(TenantRecord {
-                name: name.to_owned(),
-                id,
-            }));
-        }
-        // A tenant has nothing but its name.
-        _ => {}
-    }
-    Ok(())
-}
-
-fn permission(
-    tx: &mut Transaction<'_>,
-    action: Action,
-    from: &str,
-    to: &str,
-    class: &ClassRef,
-) -> Result<(), Refusal> {
-    let from_id = tenant_id(tx.rib, "from", from)?;
-    let to_id = tenant_id(tx.rib, "to", to)?;
-    let there = tx.rib.permission(from_id, to_id, &class.path).is_some();
-    let shown = format!("{from} {to} {}", class.path);
-    expect(action, there, "from", &shown, "caplane permission list")?;
-    if action == Action::Delete {
-        let key = ObjectKey::Permission(from_id, to_id, class.path.clone());
-        tx.rib.remove(&key);
-        return Ok(());
-    }
-    tx.rib.put(Object::Permission(PermissionRecord {
-        from: from_id,
-        to: to_id,
-        class_path: class.path.clone(),
-        class: class.label.bits(),
     }));
     Ok(())
 }

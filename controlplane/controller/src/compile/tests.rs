@@ -8,6 +8,7 @@ use super::{changes, everything};
 use caplane_wire::Label;
 
 use crate::change::{Atomicity, attach, write};
+use crate::record::{GroupOf, policy_group};
 use crate::rib::Rib;
 use crate::tables::{TableKey, Tables};
 use crate::testbed::*;
@@ -74,10 +75,15 @@ impl Fabric {
 
     fn policy(&self, tenant: &str) -> PolicyEntry {
         let tenant = self.rib.tenant(tenant).expect("there").id;
-        let key = EntryKey::Policy(crate::record::policy_group(tenant, 6));
+        self.group(GroupOf::Tenant(tenant), 6)
+            .expect("a policy group")
+    }
+
+    fn group(&self, of: GroupOf, priority: u8) -> Option<PolicyEntry> {
+        let key = EntryKey::Policy(policy_group(of, priority));
         match self.entry(&TableKey::Shared(key)) {
-            Some(Entry::Policy(entry)) => entry,
-            other => panic!("no policy group: {other:?}"),
+            Some(Entry::Policy(entry)) => Some(entry),
+            _ => None,
         }
     }
 
@@ -191,6 +197,7 @@ fn weights_are_summed_per_router_and_an_agent_counts_once_in_a_subtree() {
             agent_uri: agent_uri("b"),
             class_path: "travel/hotels/book_hotel".into(),
             weight: 7,
+            ..caplane_proto::v1::Grant::default()
         })),
     ]);
     fabric.up("r2", "a", 1);
@@ -225,7 +232,10 @@ fn policy_is_own_tenant_shared_tenant_and_permissions_and_replies_follow() {
     assert_eq!(fabric.policy("a").allow, [whole(a), whole(0)]);
     assert_eq!(fabric.policy("a").reply_tenants, [0u32; 0]);
     assert_eq!(fabric.policy("shared").allow, [whole(0)]);
-    assert_eq!(fabric.policy("shared").reply_tenants, [a, b]);
+    // However many tenants there are, the entry is as small.
+    let shared = fabric.policy("shared");
+    assert!(shared.reply_all && shared.reply_tenants.is_empty());
+    assert!(!fabric.policy("a").reply_all);
 
     fabric.write(&[insert(permission("a", "b", "travel/hotels"))]);
     let hotels = Allow {
@@ -235,6 +245,157 @@ fn policy_is_own_tenant_shared_tenant_and_permissions_and_replies_follow() {
     assert_eq!(fabric.policy("a").allow, [whole(a), whole(0), hotels]);
     assert_eq!(fabric.policy("b").allow, [whole(b), whole(0)]);
     assert_eq!(fabric.policy("b").reply_tenants, [a]);
+    fabric.check_with_core();
+}
+
+#[test]
+fn a_policy_says_what_its_agents_reach_and_a_policer_what_they_send() {
+    use caplane_proto::v1;
+    let mut fabric = Fabric::new(&line());
+    let slow = policer("slow", 7, "b", "travel/hotels");
+    let narrow = v1::Policy {
+        base: v1::policy::Base::Nothing.into(),
+        priority_max: Some(3),
+        policer: "slow".into(),
+        ..policy("narrow", "a", "b", "travel/hotels")
+    };
+    let named = |policy: &str| {
+        Body::Agent(v1::Agent {
+            uri: agent_uri("a1"),
+            tenant: "a".into(),
+            policy: policy.into(),
+            ..v1::Agent::default()
+        })
+    };
+    fabric.write(&[
+        insert(tenant("a")),
+        insert(tenant("b")),
+        insert(Body::Policer(slow.clone())),
+        insert(Body::Policy(narrow.clone())),
+        insert(Body::Policy(policy("wide", "a", "b", ""))),
+        insert(named("narrow")),
+        insert(agent("a2", "a", &[])),
+    ]);
+    let id = |name: &str| fabric.rib.tenant(name).expect("there").id;
+    let (a, b) = (id("a"), id("b"));
+    let whole = |tenant| Allow {
+        tenant,
+        label: Label::NONE,
+    };
+    let hotels = Allow {
+        tenant: b,
+        label: class("class:1.1"),
+    };
+    let of = |fabric: &Fabric, name: &str| {
+        let policy = fabric.rib.policy(name).expect("there");
+        GroupOf::Policy(policy.number)
+    };
+    let group = fabric.group(of(&fabric, "narrow"), 6).expect("in use");
+    assert_eq!(fabric.identity("a1").policy, group.id);
+    assert_eq!((group.tenant, group.priority_max), (a, 3));
+    assert_eq!(group.allow, [hotels]);
+    assert_eq!(group.rate.map(|rate| rate.messages_per_second), Some(7));
+    let limits: Vec<_> = group
+        .class_rates
+        .iter()
+        .map(|r| (r.tenant, r.label))
+        .collect();
+    assert_eq!(limits, [(b, hotels.label)]);
+    assert_eq!(fabric.policy("a").rate, None, "the tenant has no policer");
+    assert_eq!(
+        fabric.group(of(&fabric, "wide"), 6),
+        None,
+        "nobody names it"
+    );
+
+    // The tenant's policer holds its agents, and those of a policy without one.
+    fabric.write(&[
+        insert(permission("a", "b", "finance")),
+        modify(Body::Tenant(v1::Tenant {
+            name: "a".into(),
+            policer: "slow".into(),
+            ..v1::Tenant::default()
+        })),
+        modify(named("wide")),
+    ]);
+    assert_eq!(
+        fabric.group(of(&fabric, "narrow"), 6),
+        None,
+        "nobody names it"
+    );
+    let group = fabric.group(of(&fabric, "wide"), 6).expect("in use");
+    let finance = Allow {
+        tenant: b,
+        label: class("class:2"),
+    };
+    assert_eq!(group.allow, [whole(a), whole(0), finance, whole(b)]);
+    for group in [group, fabric.policy("a")] {
+        assert_eq!(group.rate.map(|rate| rate.messages_per_second), Some(7));
+        assert_eq!(group.priority_max, 6);
+    }
+
+    // A policer that changes recompiles the groups it holds, and no more.
+    apply(
+        &mut fabric.rib,
+        &[modify(Body::Policer(policer("slow", 9, "", "travel")))],
+    )
+    .expect("accepted");
+    assert_eq!(fabric.publish().len(), 2);
+    let group = fabric.group(of(&fabric, "wide"), 6).expect("in use");
+    assert_eq!(group.rate.map(|rate| rate.messages_per_second), Some(9));
+    fabric.check_with_core();
+}
+
+#[test]
+fn what_is_out_of_service_serves_no_class() {
+    use caplane_proto::v1;
+    let mut fabric = Fabric::new(&line());
+    let with = |out_of_service| {
+        Body::Agent(v1::Agent {
+            uri: agent_uri("a"),
+            card: card(&["book_hotel", "currency_conversion"]),
+            out_of_service,
+            ..v1::Agent::default()
+        })
+    };
+    let hotels = |out_of_service| {
+        Body::Grant(v1::Grant {
+            agent_uri: agent_uri("a"),
+            class_path: "travel/hotels".into(),
+            weight: 0,
+            out_of_service,
+        })
+    };
+    fabric.write(&[
+        insert(with(false)),
+        insert(grant("a", "*")),
+        insert(hotels(true)),
+        insert(group("team", "", &["a"])),
+    ]);
+    fabric.up("r1", "a", 1);
+    // The special grant is out of service, and the other one does not stand in for it.
+    assert_eq!(fabric.class(0, "class:1.1.1"), None);
+    assert_eq!(fabric.class(0, "class:1"), None);
+    assert!(fabric.class(0, "class:2.1").is_some());
+    fabric.write(&[modify(hotels(false))]);
+    assert!(fabric.class(0, "class:1.1.1").is_some());
+
+    fabric.write(&[modify(with(true))]);
+    assert_eq!(fabric.class(0, "class:2"), None);
+    assert_eq!(fabric.identity("a").classes, []);
+    assert_eq!(
+        fabric.identity("a").groups.len(),
+        1,
+        "in its groups it stays"
+    );
+    let label = fabric.rib.agent(&agent_uri("a")).expect("there").label();
+    let by_label = TableKey::Shared(EntryKey::Agent(label));
+    assert!(
+        fabric.entry(&by_label).is_some(),
+        "reached by its own label"
+    );
+    fabric.write(&[modify(with(false))]);
+    assert!(fabric.class(0, "class:2").is_some());
     fabric.check_with_core();
 }
 

@@ -1,6 +1,5 @@
 //! The call Explain: asks Resolve what a text means, then the state.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use caplane_core::Now;
@@ -9,24 +8,28 @@ use caplane_proto::v1::explain_request::To;
 use caplane_proto::v1::resolve::Target;
 use tonic::Status;
 
+use super::NorthboundService;
 use super::errors::{broke, not_committed, refused};
-use crate::commit::State;
 use crate::explain::{ExplainError, Known, explain};
-use crate::resolve::resolve;
-use crate::southbound::Sessions;
+use crate::resolve::{ResolveError, resolve};
 
 pub(super) async fn answer(
-    state: &Arc<State>,
-    sessions: &Arc<Sessions>,
+    service: &NorthboundService,
     request: &v1::ExplainRequest,
 ) -> Result<v1::ExplainResponse, Status> {
+    let (state, sessions) = (&service.state, &service.sessions);
     let resolved = match &request.to {
         Some(To::Text(text)) if state.rib().agent(&request.source).is_some() => {
             let query = v1::Resolve {
                 target: Some(Target::Text(text.clone())),
                 ..v1::Resolve::default()
             };
-            resolve(state, &query, &request.source).map_err(|refusal| refused(&refusal))?
+            let answer = resolve(state, &query, &request.source, service.domain).await;
+            let (candidates, _) = answer.map_err(|error| match error {
+                ResolveError::Refused(refusal) => refused(&refusal),
+                ResolveError::NotCommitted(error) => not_committed(&error),
+            })?;
+            candidates
         }
         _ => Vec::new(),
     };

@@ -16,7 +16,7 @@ use super::render::{View, entity};
 use crate::access::Scope;
 use crate::change::{Fault, Refusal};
 use crate::commit::State;
-use crate::record::{AgentRecord, GroupRecord, TenantRecord};
+use crate::record::{AgentRecord, GroupRecord, PolicyRecord, TenantRecord};
 use crate::southbound::Sessions;
 
 /// Entities of a page when the caller does not say.
@@ -26,7 +26,7 @@ const PAGE_SIZE_MAX: usize = 10_000;
 /// Bytes of a page: half of what gRPC clients accept by default (4 MiB).
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// What can be read, by the names of northbound.proto.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 12] = [
     "AGENT",
     "GRANT",
     "ROUTER",
@@ -36,6 +36,8 @@ const KINDS: [&str; 10] = [
     "CLASS",
     "GROUP",
     "SKILL_OVERRIDE",
+    "POLICY",
+    "POLICER",
     "PENDING_COMMIT",
 ];
 /// Between the parts of a key in a page token: no key part contains it.
@@ -153,6 +155,8 @@ pub(super) fn rows(view: &View<'_>, kind: Kind, window: &Window<'_>) -> Vec<Row>
         Kind::Class => classes(view, window),
         Kind::Group => groups(view, window),
         Kind::SkillOverride => overrides(view, window),
+        Kind::Policy => policies(view, window),
+        Kind::Policer => policers(view, window),
         Kind::PendingCommit => pending(view, window),
         Kind::Unspecified => Vec::new(),
     }
@@ -343,6 +347,33 @@ fn groups(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
         .take(window.limit)
         .map(show)
         .collect()
+}
+
+fn policies(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    let show =
+        |policy: &Arc<PolicyRecord>| row(policy.name.clone(), Body::Policy(view.policy(policy)));
+    let visible = |policy: &&Arc<PolicyRecord>| view.scope.has_number(view.rib, policy.tenant);
+    if !window.key.is_empty() {
+        let policy = view.rib.policy(window.key).filter(visible);
+        return policy.map(show).into_iter().collect();
+    }
+    let policies = view.rib.policies_after(window.after).filter(visible);
+    policies.take(window.limit).map(show).collect()
+}
+
+fn policers(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {
+    // They may hold several tenants: who is bound to some sees none.
+    if view.scope.is_bound() {
+        return Vec::new();
+    }
+    let show = |policer: &Arc<crate::record::PolicerRecord>| {
+        row(policer.name.clone(), Body::Policer(view.policer(policer)))
+    };
+    if !window.key.is_empty() {
+        return view.rib.policer(window.key).map(show).into_iter().collect();
+    }
+    let policers = view.rib.policers_after(window.after);
+    policers.take(window.limit).map(show).collect()
 }
 
 fn pending(view: &View<'_>, window: &Window<'_>) -> Vec<Row> {

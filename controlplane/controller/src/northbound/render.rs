@@ -10,12 +10,14 @@ use crate::change::{Action, Target, Update};
 use crate::knowledge::Knowledge;
 use crate::record::{
     AgentRecord, GrantRecord, GroupRecord, LinkRecord, Outcome, OverrideRecord, PendingRecord,
-    PermissionRecord, RouterRecord, TenantRecord,
+    RouterRecord,
 };
 use crate::rib::Rib;
 use crate::salts::{IdentityCheck, code_of};
 use crate::southbound::{RouterStatus, Sessions};
 use crate::taxonomy::Class;
+
+mod policy;
 
 /// Reasons of a refused generation that a router's entity has.
 const REASONS_MAX: usize = 32;
@@ -70,6 +72,7 @@ impl View<'_> {
                         agent_uri: agent.clone(),
                         class_path: class.path.clone(),
                         weight: 0,
+                        ..v1::Grant::default()
                     },
                 }))
             }
@@ -95,9 +98,12 @@ impl View<'_> {
                 b: b.clone(),
                 cost: if deleted { 0 } else { *cost },
             })),
-            Target::Tenant { name } => Some(Body::Tenant(v1::Tenant {
-                name: name.clone(),
-                id: rib.tenant(name).map_or(0, |tenant| tenant.id),
+            Target::Tenant { name, .. } => Some(Body::Tenant(match rib.tenant(name) {
+                Some(tenant) if !deleted => Self::tenant(tenant),
+                _ => v1::Tenant {
+                    name: name.clone(),
+                    ..v1::Tenant::default()
+                },
             })),
             Target::Permission { from, to, class } => Some(Body::Permission(v1::Permission {
                 from: from.clone(),
@@ -109,6 +115,20 @@ impl View<'_> {
                 _ => v1::Group {
                     name: name.clone(),
                     ..v1::Group::default()
+                },
+            })),
+            Target::Policy(spec) => Some(Body::Policy(match rib.policy(&spec.name) {
+                Some(policy) if !deleted => self.policy(policy),
+                _ => v1::Policy {
+                    name: spec.name.clone(),
+                    ..v1::Policy::default()
+                },
+            })),
+            Target::Policer(spec) => Some(Body::Policer(match rib.policer(&spec.name) {
+                Some(policer) if !deleted => self.policer(policer),
+                _ => v1::Policer {
+                    name: spec.name.clone(),
+                    ..v1::Policer::default()
                 },
             })),
         };
@@ -164,6 +184,15 @@ impl View<'_> {
             identity_check: self.identity_check(agent).into(),
             aic: agent.aic.clone(),
             inactive: agent.inactive,
+            policy: rib
+                .policy_of(agent)
+                .map_or_else(String::new, |policy| policy.name.clone()),
+            locality: agent.locality.clone(),
+            cost: agent.cost,
+            out_of_service: agent.out_of_service,
+            version: agent.version.clone(),
+            endpoints: agent.endpoints.clone(),
+            tags: agent.tags.clone(),
         }
     }
 
@@ -209,8 +238,10 @@ impl View<'_> {
                     matched_by,
                     score,
                     provenance,
-                    granted: !agent.inactive
-                        && class.is_some_and(|c| rib.covering_grant(&agent.uri, c).is_some()),
+                    granted: !agent.serves_nothing()
+                        && class
+                            .and_then(|class| rib.covering_grant(&agent.uri, class))
+                            .is_some_and(|grant| !grant.out_of_service),
                 }
             })
             .collect()
@@ -221,6 +252,7 @@ impl View<'_> {
             agent_uri: grant.agent.clone(),
             class_path: grant.class_path.clone(),
             weight: grant.weight,
+            out_of_service: grant.out_of_service,
         }
     }
 
@@ -258,21 +290,6 @@ impl View<'_> {
             a: link.a.clone(),
             b: link.b.clone(),
             cost: link.cost,
-        }
-    }
-
-    pub(super) fn tenant(tenant: &TenantRecord) -> v1::Tenant {
-        v1::Tenant {
-            name: tenant.name.clone(),
-            id: tenant.id,
-        }
-    }
-
-    pub(super) fn permission(&self, permission: &PermissionRecord) -> v1::Permission {
-        v1::Permission {
-            from: self.tenant_name(permission.from),
-            to: self.tenant_name(permission.to),
-            class_path: permission.class_path.clone(),
         }
     }
 

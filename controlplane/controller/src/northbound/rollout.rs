@@ -13,7 +13,7 @@ use super::errors::{not_committed, refused};
 use crate::change::{Fault, Refusal};
 use crate::commit::Made;
 use crate::knowledge::Knowledge;
-use crate::record::{RouterRecord, policy_group_parts};
+use crate::record::{GroupOf, RouterRecord, policy_group_parts};
 use crate::rib::Rib;
 use crate::southbound::{RefusedEntry, RouterStatus, Sessions};
 
@@ -257,10 +257,12 @@ fn entity(rib: &Rib, knowledge: &Knowledge, key: &EntryKey) -> Option<String> {
             // An identity is in tables when it is registered.
             format!("agent {}", rib.agent(uri)?.uri)
         }
-        EntryKey::Policy(id) => {
-            let (tenant, _) = policy_group_parts(*id);
-            format!("tenant {}", rib.tenant_name(tenant)?)
-        }
+        EntryKey::Policy(id) => match policy_group_parts(*id).0 {
+            GroupOf::Tenant(tenant) => format!("tenant {}", rib.tenant_name(tenant)?),
+            GroupOf::Policy(number) => {
+                format!("policy {}", rib.policy_by_number(number)?.name)
+            }
+        },
         EntryKey::Transit(label) | EntryKey::Neighbour(label) => {
             format!("router {}", rib.router_by_label(*label)?.name)
         }

@@ -31,6 +31,10 @@ pub enum ObjectKey {
     Request(String, String),
     /// Generation.
     Pending(u64),
+    /// By name.
+    Policy(String),
+    /// By name.
+    Policer(String),
 }
 
 impl ObjectKey {
@@ -50,6 +54,8 @@ impl ObjectKey {
             Self::Attachment(_) => 10,
             Self::Request(..) => 12,
             Self::Pending(_) => 13,
+            Self::Policy(_) => 15,
+            Self::Policer(_) => 16,
         }
     }
 
@@ -64,7 +70,12 @@ impl ObjectKey {
         };
         match self {
             Self::Counter(kind) => out.push(*kind as u8),
-            Self::Tenant(name) | Self::Agent(name) | Self::Router(name) | Self::Group(name) => {
+            Self::Tenant(name)
+            | Self::Agent(name)
+            | Self::Router(name)
+            | Self::Group(name)
+            | Self::Policy(name)
+            | Self::Policer(name) => {
                 text(&mut out, name);
             }
             Self::Grant(a, b) | Self::Override(a, b) | Self::Link(a, b) | Self::Request(a, b) => {
@@ -100,6 +111,8 @@ impl ObjectKey {
             Self::Attachment(label) => ("attachment", Label::from_bits(*label).to_string()),
             Self::Request(caller, key) => ("idempotency_key", format!("{caller} {key}")),
             Self::Pending(generation) => ("pending_commit", generation.to_string()),
+            Self::Policy(name) => ("policy", name.clone()),
+            Self::Policer(name) => ("policer", name.clone()),
         }
     }
 
@@ -158,6 +171,8 @@ fn key_of(tag: u8, rest: &mut &[u8]) -> Option<ObjectKey> {
         10 => ObjectKey::Attachment(u32::from_be_bytes(number(rest)?)),
         12 => ObjectKey::Request(text(rest)?, text(rest)?),
         13 => ObjectKey::Pending(u64::from_be_bytes(number(rest)?)),
+        15 => ObjectKey::Policy(text(rest)?),
+        16 => ObjectKey::Policer(text(rest)?),
         _ => return None,
     })
 }

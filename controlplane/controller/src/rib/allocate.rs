@@ -1,4 +1,4 @@
-//! Numbers for agents, routers, groups and tenants.
+//! Numbers for agents, routers, groups, tenants and policies.
 //!
 //! Next fit: the number after the last one handed out that is free, going round
 //! at the end. The same writes in the same order give the same numbers, and a
@@ -25,7 +25,7 @@ impl CounterKind {
         match self {
             Self::Agent => (1 << 24) - 1,
             Self::Router | Self::Group => (1 << 30) - 1,
-            Self::Tenant => (1 << 29) - 1,
+            Self::Tenant | Self::Policy => (1 << 28) - 1,
         }
     }
 }
@@ -64,6 +64,7 @@ impl Rib {
             CounterKind::Router => self.router_labels.len(),
             CounterKind::Group => self.group_numbers.len(),
             CounterKind::Tenant => self.tenant_names.len() - 1,
+            CounterKind::Policy => self.policies.count(),
         }
     }
 
@@ -75,6 +76,7 @@ impl Rib {
                 .contains_key(&crate::record::router_label(number)),
             CounterKind::Group => self.group_numbers.contains_key(&number),
             CounterKind::Tenant => self.tenant_names.contains_key(&number),
+            CounterKind::Policy => self.policies.has_number(number),
         }
     }
 }

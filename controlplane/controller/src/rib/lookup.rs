@@ -8,8 +8,8 @@ use caplane_wire::Label;
 
 use super::{ClassCount, ClassMembers, Rib, counter};
 use crate::record::{
-    ANY_CLASS, AgentRecord, AttachmentRecord, GrantRecord, GroupRecord, LinkRecord, Object,
-    ObjectKey, OverrideRecord, PermissionRecord, RouterRecord, TenantRecord,
+    ANY_CLASS, AgentRecord, AttachmentRecord, GrantRecord, GroupOf, GroupRecord, LinkRecord,
+    Object, ObjectKey, OverrideRecord, PermissionRecord, RouterRecord, TenantRecord, policy_group,
 };
 
 /// A class an agent serves.
@@ -46,6 +46,8 @@ impl Rib {
             }
             ObjectKey::Request(caller, key) => Object::Request(self.request(caller, key)?.clone()),
             ObjectKey::Pending(generation) => Object::Pending(self.pending(*generation)?.clone()),
+            ObjectKey::Policy(name) => Object::Policy(self.policy(name)?.clone()),
+            ObjectKey::Policer(name) => Object::Policer(self.policer(name)?.clone()),
         })
     }
 
@@ -71,10 +73,13 @@ impl Rib {
         past(&self.tenants, after).map(|(_, record)| record)
     }
 
-    /// Whether any agent, group or permission names this tenant.
+    /// Whether any agent, group, permission, policy or policer names this tenant.
     #[must_use]
     pub fn tenant_in_use(&self, id: u32) -> bool {
-        (0..8).any(|p| self.members.policy_used(crate::record::policy_group(id, p)))
+        let of = GroupOf::Tenant(id);
+        // An agent that names a policy is of the policy's tenant.
+        (0..8).any(|priority| self.members.policy_used(policy_group(of, priority)))
+            || self.tenant_in_policies(id)
             || self.groups.values().any(|group| group.tenant == id)
             || self.permissions_from(id).next().is_some()
             || self.permissions_to(id).next().is_some()
@@ -351,11 +356,12 @@ impl Rib {
     ///
     /// A skill counts when a grant covers its class. A grant that no skill lies under makes
     /// the agent a member of the granted class itself: a generalist, by the operator's word.
-    /// One that is inactive is a member of nothing.
+    /// One that is inactive or out of service is a member of nothing, and what a grant out of service covers is not
+    /// served, also where a grant of a class above covers it too.
     #[must_use]
     pub fn memberships(&self, agent: &AgentRecord) -> Vec<Membership> {
         let grants: Vec<&GrantRecord> = self.grants_of(&agent.uri).collect();
-        if grants.is_empty() || agent.inactive {
+        if grants.is_empty() || agent.serves_nothing() {
             return Vec::new();
         }
         let weight = |grant: &GrantRecord| match grant.weight {
@@ -369,11 +375,14 @@ impl Rib {
                 continue;
             };
             if let Some(grant) = self.covering_grant(&agent.uri, class) {
-                classes.insert(class, weight(grant));
+                if !grant.out_of_service {
+                    classes.insert(class, weight(grant));
+                }
                 claimed.push(class);
             }
         }
-        for grant in grants.iter().filter(|grant| grant.class != 0) {
+        let serving = |grant: &&&GrantRecord| grant.class != 0 && !grant.out_of_service;
+        for grant in grants.iter().filter(serving) {
             let class = Label::from_bits(grant.class);
             if !claimed.iter().any(|skill| class.covers(*skill)) {
                 classes.insert(class, weight(grant));
@@ -388,7 +397,7 @@ impl Rib {
 
 static NOTHING: std::collections::BTreeSet<u32> = std::collections::BTreeSet::new();
 
-fn past<'a, V>(
+pub(super) fn past<'a, V>(
     map: &'a BTreeMap<String, V>,
     after: &str,
 ) -> impl Iterator<Item = (&'a String, &'a V)> {

@@ -6,6 +6,7 @@
 //! The cost is the agent's own classes and instances, never the table's size.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use caplane_core::fib::EntryKey;
 use caplane_wire::Label;
@@ -43,7 +44,12 @@ pub(super) struct MemberIndex {
     groups: HashMap<Label, BTreeMap<Label, u64>>,
     /// Agents in a policy group.
     policies: HashMap<u32, u32>,
+    /// Registered agents of a class or anything below it.
+    serving: HashMap<(u32, Label), Serving>,
 }
+
+/// Agents by number, and whether they serve exactly the class.
+type Serving = BTreeMap<u32, (Arc<AgentRecord>, bool)>;
 
 /// What one instance of an agent adds to one class.
 struct Row {
@@ -71,6 +77,22 @@ impl MemberIndex {
 
     pub(super) fn group(&self, group: Label) -> Option<&BTreeMap<Label, u64>> {
         self.groups.get(&group)
+    }
+
+    /// Lists an agent in its classes, or strikes it off.
+    fn list(&mut self, agent: &Arc<AgentRecord>, share: &Share, up: bool) {
+        for row in &share.rows {
+            let place = (share.tenant, row.class);
+            let serving = self.serving.entry(place).or_default();
+            if up {
+                serving.insert(agent.number, (agent.clone(), row.own > 0));
+            } else {
+                serving.remove(&agent.number);
+            }
+            if serving.is_empty() {
+                self.serving.remove(&place);
+            }
+        }
     }
 
     pub(super) fn policy_used(&self, id: u32) -> bool {
@@ -166,6 +188,23 @@ fn add(sums: &mut BTreeMap<Label, u64>, router: Label, weight: u64, up: bool) {
 }
 
 impl Rib {
+    /// Registered agents of a tenant that serve a class or anything below it, attached or not, by number.
+    pub fn serving(&self, tenant: u32, class: Label) -> impl Iterator<Item = &Arc<AgentRecord>> {
+        let serving = self.members.serving.get(&(tenant, class));
+        serving.into_iter().flatten().map(|(_, (agent, _))| agent)
+    }
+
+    /// Those of them that serve exactly it.
+    pub fn serving_exactly(
+        &self,
+        tenant: u32,
+        class: Label,
+    ) -> impl Iterator<Item = &Arc<AgentRecord>> {
+        let serving = self.members.serving.get(&(tenant, class));
+        let exactly = serving.into_iter().flatten().filter(|(_, (_, own))| *own);
+        exactly.map(|(_, (agent, _))| agent)
+    }
+
     fn share(&self, agent: &AgentRecord) -> Share {
         let mut rows: BTreeMap<Label, Row> = BTreeMap::new();
         for membership in self.memberships(agent) {
@@ -208,6 +247,7 @@ impl Rib {
         };
         let share = self.share(&agent);
         self.members.enrol(&share, up, &mut self.touched);
+        self.members.list(&agent, &share, up);
         let mut at: BTreeMap<Label, u32> = BTreeMap::new();
         for attachment in self.instances(agent.number) {
             *at.entry(attachment.router()).or_default() += 1;

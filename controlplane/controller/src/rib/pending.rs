@@ -21,10 +21,12 @@ pub struct Waiting {
     touched: HashSet<ObjectKey>,
     /// What of it was not there before.
     brought: HashSet<ObjectKey>,
-    /// Routers and agents that what comes back stands on.
+    /// Routers, agents and policers that what comes back stands on.
     needed: HashSet<ObjectKey>,
     /// The same of tenants.
     needed_tenants: HashSet<u32>,
+    /// The same of policies.
+    needed_policies: HashSet<u32>,
     /// Identities of routers that come back.
     router_uris: HashSet<String>,
     /// Numbers that come back.
@@ -41,6 +43,7 @@ impl Waiting {
             brought: HashSet::new(),
             needed: HashSet::new(),
             needed_tenants: HashSet::new(),
+            needed_policies: HashSet::new(),
             router_uris: HashSet::new(),
             numbers: HashSet::new(),
             grants: HashMap::new(),
@@ -66,11 +69,20 @@ impl Waiting {
         match before {
             Object::Tenant(tenant) => {
                 self.numbers.insert((CounterKind::Tenant, tenant.id));
+                self.needed.insert(ObjectKey::Policer(tenant.policer));
             }
             Object::Agent(agent) => {
                 self.numbers.insert((CounterKind::Agent, agent.number));
                 self.needed_tenants.insert(agent.tenant);
+                self.needed_policies.insert(agent.policy);
             }
+            Object::Policy(policy) => {
+                self.numbers.insert((CounterKind::Policy, policy.number));
+                self.needed_tenants.extend(policy.tenants());
+                self.needed
+                    .insert(ObjectKey::Policer(policy.policer.clone()));
+            }
+            Object::Policer(policer) => self.needed_tenants.extend(policer.tenants()),
             Object::Grant(grant) => {
                 if !left {
                     *self.grants.entry(grant.agent.clone()).or_default() += 1;
@@ -126,6 +138,7 @@ impl Waiting {
     pub fn needs(&self, key: &ObjectKey, object: Option<&Object>) -> bool {
         match object {
             Some(Object::Tenant(tenant)) => self.needed_tenants.contains(&tenant.id),
+            Some(Object::Policy(policy)) => self.needed_policies.contains(&policy.number),
             _ => self.needed.contains(key),
         }
     }

@@ -1,12 +1,13 @@
 //! One router's session, from its first message to its last.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use caplane_proto::v1;
 use caplane_proto::v1::controller_message::Message as ToRouter;
 use caplane_proto::v1::router_message::Message as FromRouter;
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::{Status, Streaming};
 
 use super::push::Pusher;
@@ -23,6 +24,13 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers waiting for the pushing task, which waits for one at a time.
 const ANSWERS_MAX: usize = 16;
+
+/// Questions of one router answered at a time; it is not read while there are as many.
+const RESOLVES_MAX: usize = 64;
+
+/// Bytes of candidates in an answer, unless the first alone has more: routers hand them on in a frame of 128 KiB, and one
+/// candidate's addresses are those of a card of 64 KiB.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Longest `SessionOpen.address` (bytes): a DNS name and a port.
 const ADDRESS_BYTES_MAX: usize = 261;
@@ -224,6 +232,7 @@ impl Session {
     ) -> Result<(), Status> {
         let label = self.router.label();
         let sessions = &self.service.sessions;
+        let resolves = Arc::new(Semaphore::new(RESOLVES_MAX));
         while let Some(message) = incoming.message().await? {
             sessions.heard(label);
             match message.message {
@@ -243,7 +252,19 @@ impl Session {
                     sessions.live(label, session, generation, took_us, now_unix_ms());
                 }
                 Some(FromRouter::Attachments(report)) => self.attachments(report, session).await,
-                Some(FromRouter::Resolve(relay)) => self.resolve(relay).await?,
+                Some(FromRouter::Resolve(relay)) => {
+                    // Searching takes time, and what it finds waits to be durable: the lease is renewed meanwhile.
+                    let Ok(turn) = resolves.clone().acquire_owned().await else {
+                        continue;
+                    };
+                    let (service, outgoing) = (self.service.clone(), self.outgoing.clone());
+                    tokio::spawn(async move {
+                        let answer = answer(&service, relay).await;
+                        // Who asked may have gone with the session.
+                        let _ = send(&outgoing, ToRouter::Resolved(answer)).await;
+                        drop(turn);
+                    });
+                }
                 // Every message renews the lease.
                 Some(FromRouter::Renewal(_)) => {}
                 Some(FromRouter::Open(_)) => {
@@ -291,31 +312,47 @@ impl Session {
         });
     }
 
-    async fn resolve(&self, relay: v1::ResolveRelay) -> Result<(), Status> {
-        let query = relay.query.unwrap_or_default();
-        let mut answer = v1::Resolved {
-            query_id: query.query_id,
-            ..v1::Resolved::default()
-        };
-        if relay.asker.is_empty() {
-            answer.error = "the relay names no asker".into();
-        } else {
-            match resolve(&self.service.state, &query, &relay.asker) {
-                Ok(candidates) => answer.candidates = candidates,
-                Err(refusal) => answer.error = refusal.to_string(),
-            }
-        }
-        answer.generation = self.service.state.generation();
-        self.send(ToRouter::Resolved(v1::ResolveAnswer {
-            relay_id: relay.relay_id,
-            answer: Some(answer),
-        }))
-        .await
-    }
-
     async fn send(&self, body: ToRouter) -> Result<(), Status> {
         send(&self.outgoing, body).await
     }
+}
+
+/// What an agent asked for, by way of its router.
+async fn answer(service: &SouthboundService, relay: v1::ResolveRelay) -> v1::ResolveAnswer {
+    let query = relay.query.unwrap_or_default();
+    let mut answer = v1::Resolved {
+        query_id: query.query_id,
+        generation: service.state.generation(),
+        ..v1::Resolved::default()
+    };
+    if relay.asker.is_empty() {
+        answer.error = "the relay names no asker".into();
+    } else {
+        match resolve(&service.state, &query, &relay.asker, service.domain).await {
+            Ok((candidates, generation)) => {
+                answer.candidates = fitting(candidates);
+                answer.generation = generation;
+            }
+            Err(error) => answer.error = error.to_string(),
+        }
+    }
+    v1::ResolveAnswer {
+        relay_id: relay.relay_id,
+        answer: Some(answer),
+    }
+}
+
+/// The best candidates, as many as an answer has room for.
+fn fitting(mut candidates: Vec<v1::Candidate>) -> Vec<v1::Candidate> {
+    let mut bytes = 0;
+    let fits = candidates.iter().take_while(|candidate| {
+        let first = bytes == 0;
+        bytes += candidate.encoded_len() + 8;
+        first || bytes <= ANSWER_BYTES_MAX
+    });
+    let fits = fits.count();
+    candidates.truncate(fits);
+    candidates
 }
 
 /// Refusals in messages of at most about [`VERDICT_BYTES`]; none when there are none.
@@ -374,4 +411,21 @@ async fn opening(incoming: &mut Streaming<v1::RouterMessage>) -> Result<v1::Sess
 
 pub(super) fn commit_status(error: &CommitError) -> Status {
     Status::unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_holds_the_best_that_fit_a_frame() {
+        let candidate = |bytes: usize| v1::Candidate {
+            endpoints: vec!["x".repeat(bytes)],
+            ..v1::Candidate::default()
+        };
+        assert_eq!(fitting(vec![candidate(600); 100]).len(), 100);
+        assert_eq!(fitting(vec![candidate(20_000); 100]).len(), 3);
+        assert_eq!(fitting(vec![candidate(70_000); 2]).len(), 1);
+        assert_eq!(fitting(Vec::new()).len(), 0);
+    }
 }

@@ -103,6 +103,7 @@ pub fn identities(count: usize, shift: usize) -> Vec<Entry> {
         tenant: 1,
         allow: vec![],
         reply_tenants: vec![],
+        reply_all: false,
         priority_max: 6,
         rate: None,
         class_rates: vec![],

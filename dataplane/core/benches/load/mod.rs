@@ -115,6 +115,7 @@ fn policy(rate: Option<Rate>, class_rates: Vec<ClassRate>) -> Entry {
             label: Label::NONE,
         }],
         reply_tenants: vec![],
+        reply_all: false,
         priority_max: 6,
         rate,
         class_rates,

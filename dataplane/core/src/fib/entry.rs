@@ -184,6 +184,8 @@ pub struct PolicyEntry {
     pub allow: Vec<Allow>,
     /// Tenants that this group may answer by unicast.
     pub reply_tenants: Vec<u32>,
+    /// It may answer every tenant.
+    pub reply_all: bool,
     /// Highest priority, 0..=7; higher ones are lowered to it.
     pub priority_max: u8,
     /// What each attached instance may send in all; `None` = the router's default.

@@ -70,7 +70,7 @@ impl Policy {
     /// May it answer agents of the tenant?
     #[inline]
     pub fn allows_reply(&self, tenant: u32) -> bool {
-        contains(&self.replies, tenant)
+        self.entry.reply_all || contains(&self.replies, tenant)
     }
 }
 

@@ -41,6 +41,7 @@ fn policy(id: u32, allow: Vec<Allow>) -> Entry {
         tenant: id,
         allow,
         reply_tenants: vec![],
+        reply_all: false,
         priority_max: 6,
         rate: None,
         class_rates: vec![],
@@ -186,6 +187,7 @@ fn every_bad_entry_gets_its_verdict_and_nothing_is_applied() {
             tenant: 0,
             allow: vec![],
             reply_tenants: vec![],
+            reply_all: false,
             priority_max: 8,
             rate: None,
             class_rates: vec![],
@@ -332,6 +334,27 @@ fn policy_is_default_deny_and_covers_below() {
         .apply(&after(&fib, vec![Entry::Identity(served)], vec![]))
         .unwrap();
     assert!(fib.allows(1, 3, agent(30)));
+}
+
+#[test]
+fn who_may_answer_all_reaches_agents_of_every_tenant_and_nothing_else_of_them() {
+    let Entry::Policy(mut answers) = policy(1, vec![]) else {
+        unreachable!()
+    };
+    let agent_of_3 = Entry::Agent(AgentEntry {
+        label: agent(30),
+        tenant: 3,
+        instances: vec![],
+    });
+    let with = |entry: PolicyEntry| {
+        let entries = vec![Entry::Policy(entry), agent_of_3.clone()];
+        empty().apply(&snapshot(entries)).unwrap()
+    };
+    assert!(!with(answers.clone()).allows(1, 3, agent(30)));
+    answers.reply_all = true;
+    let fib = with(answers);
+    assert!(fib.allows(1, 3, agent(30)));
+    assert!(!fib.allows(1, 3, class(7, 1, 0)));
 }
 
 #[test]

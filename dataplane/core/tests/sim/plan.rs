@@ -73,6 +73,7 @@ impl Plan {
                 tenant: *tenant,
                 allow: allow.collect(),
                 reply_tenants: replies,
+                reply_all: false,
                 priority_max: 6,
                 rate: None,
                 class_rates: vec![],

@@ -25,6 +25,7 @@ pub fn policy() -> v1::Resource {
             label: 0,
         }],
         reply_tenants: vec![],
+        reply_all: false,
         priority_max: 6,
         rate: None,
         class_rates: Vec::new(),

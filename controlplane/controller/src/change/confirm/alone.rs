@@ -35,9 +35,10 @@ pub fn leave_alone(tx: &Transaction<'_>, start: Start) -> Result<(), Refusal> {
                     if waiting.brought(&on) {
                         return Err(in_the_way(waiting, &on, "is there only through"));
                     }
-                    // A link needs its routers to be there. Others know a tenant by its number, which is another one
-                    // when it was made anew, and an agent by its tenant and skills.
-                    if waiting.touched(&on) && !matches!(on, ObjectKey::Router(_)) {
+                    // Routers and policers only need to be there. Others know a tenant or policy by its number, which
+                    // is another one when it was made anew, and an agent by its tenant and skills.
+                    let by_name = matches!(on, ObjectKey::Router(_) | ObjectKey::Policer(_));
+                    if waiting.touched(&on) && !by_name {
                         return Err(in_the_way(waiting, &on, "was changed by"));
                     }
                 }
@@ -64,8 +65,20 @@ fn stands_on(rib: &Rib, object: &Object) -> Vec<ObjectKey> {
         let name = rib.tenant_name(id);
         name.map(|name| ObjectKey::Tenant(name.to_owned()))
     };
+    let policer = |name: &str| (!name.is_empty()).then(|| ObjectKey::Policer(name.to_owned()));
     match object {
-        Object::Agent(agent) => tenant(agent.tenant).into_iter().collect(),
+        Object::Agent(agent) => {
+            let policy = rib.policy_of(agent).map(|policy| policy.name.clone());
+            let policy = policy.map(ObjectKey::Policy);
+            tenant(agent.tenant).into_iter().chain(policy).collect()
+        }
+        Object::Tenant(tenant) => policer(&tenant.policer).into_iter().collect(),
+        Object::Policy(policy) => policy
+            .tenants()
+            .filter_map(tenant)
+            .chain(policer(&policy.policer))
+            .collect(),
+        Object::Policer(policer) => policer.tenants().filter_map(tenant).collect(),
         Object::Group(group) => tenant(group.tenant)
             .into_iter()
             .chain(group.agents.iter().cloned().map(ObjectKey::Agent))

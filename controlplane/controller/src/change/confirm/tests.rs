@@ -423,16 +423,30 @@ fn cards_come_back_also_those_that_were_not_stored_yet() {
 /// The state in words: without numbers, which depend on what else was written.
 fn words(rib: &Rib) -> BTreeSet<String> {
     let tenant = |id: u32| rib.tenant_name(id).expect("every tenant named is there");
+    let policer = |name: &str| {
+        let there = name.is_empty() || rib.policer(name).is_some();
+        assert!(there, "every policer named is there");
+    };
     let told = objects(rib).into_iter().filter_map(|object| {
         Some(match object {
-            Object::Tenant(t) => format!("tenant {}", t.name),
+            Object::Tenant(t) => {
+                policer(&t.policer);
+                format!("tenant {} {} {}", t.name, t.policer, t.direct)
+            }
             Object::Agent(a) => {
+                let policy = rib.policy_of(&a).map(|policy| policy.name.as_str());
+                assert_eq!(
+                    policy.is_none(),
+                    a.policy == 0,
+                    "every policy named is there"
+                );
                 format!(
-                    "agent {} {} {} {:?}",
+                    "agent {} {} {} {:?} {policy:?} {}",
                     a.uri,
                     tenant(a.tenant),
                     a.weight,
-                    a.skills
+                    a.skills,
+                    a.out_of_service
                 )
             }
             Object::Grant(g) => format!("{g:?}"),
@@ -448,6 +462,26 @@ fn words(rib: &Rib) -> BTreeSet<String> {
                 )
             }
             Object::Group(g) => format!("group {} {} {:?}", g.name, tenant(g.tenant), g.agents),
+            Object::Policy(p) => {
+                let allow = p.allow.iter();
+                let allow: Vec<_> = allow
+                    .map(|a| (tenant(a.tenant), a.class_path.as_str()))
+                    .collect();
+                policer(&p.policer);
+                let shared = (p.nothing_else, p.priority_max, &p.policer, p.direct);
+                format!(
+                    "policy {} {} {allow:?} {shared:?}",
+                    p.name,
+                    tenant(p.tenant)
+                )
+            }
+            Object::Policer(p) => {
+                let classes = p.classes.iter();
+                let classes: Vec<_> = classes
+                    .map(|c| (tenant(c.class.tenant), c.class.class_path.as_str(), c.rate))
+                    .collect();
+                format!("policer {} {:?} {classes:?}", p.name, p.rate)
+            }
             _ => return None,
         })
     });

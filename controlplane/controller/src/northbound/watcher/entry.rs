@@ -92,13 +92,18 @@ fn now(view: &View<'_>, key: &EntityKey) -> Option<Body> {
         EntityKey::Pending(generation) => {
             Body::PendingCommit(View::pending(rib.pending(*generation)?))
         }
+        EntityKey::Policy(name) => Body::Policy(view.policy(rib.policy(name)?)),
+        EntityKey::Policer(name) => Body::Policer(view.policer(rib.policer(name)?)),
     })
 }
 
 /// Its key fields.
 fn gone(key: &EntityKey) -> Body {
     match key.clone() {
-        EntityKey::Tenant(name) => Body::Tenant(v1::Tenant { name, id: 0 }),
+        EntityKey::Tenant(name) => Body::Tenant(v1::Tenant {
+            name,
+            ..v1::Tenant::default()
+        }),
         EntityKey::Router(name) => Body::Router(v1::Router {
             name,
             ..v1::Router::default()
@@ -112,6 +117,7 @@ fn gone(key: &EntityKey) -> Body {
             agent_uri,
             class_path,
             weight: 0,
+            ..v1::Grant::default()
         }),
         EntityKey::Override(agent_uri, skill_id) => Body::Override(v1::SkillOverride {
             agent_uri,
@@ -130,6 +136,14 @@ fn gone(key: &EntityKey) -> Body {
         EntityKey::Pending(generation) => Body::PendingCommit(v1::PendingCommit {
             id: generation.to_string(),
             ..v1::PendingCommit::default()
+        }),
+        EntityKey::Policy(name) => Body::Policy(v1::Policy {
+            name,
+            ..v1::Policy::default()
+        }),
+        EntityKey::Policer(name) => Body::Policer(v1::Policer {
+            name,
+            ..v1::Policer::default()
         }),
     }
 }

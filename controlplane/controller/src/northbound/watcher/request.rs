@@ -10,8 +10,10 @@ use crate::commit::State;
 use crate::feed::EntityKey;
 
 /// All that can be watched, in the order in which things stand on each other.
-const KINDS: [(Kind, &str); 9] = [
+const KINDS: [(Kind, &str); 11] = [
+    (Kind::Policer, "POLICER"),
     (Kind::Tenant, "TENANT"),
+    (Kind::Policy, "POLICY"),
     (Kind::Router, "ROUTER"),
     (Kind::Link, "LINK"),
     (Kind::Agent, "AGENT"),
@@ -45,6 +47,8 @@ impl Wanted {
             EntityKey::Override(agent, _) => (Kind::SkillOverride, self.key == *agent),
             EntityKey::Permission(from, ..) => (Kind::Permission, self.key == *from),
             EntityKey::Group(name) => (Kind::Group, self.key == *name),
+            EntityKey::Policy(name) => (Kind::Policy, self.key == *name),
+            EntityKey::Policer(name) => (Kind::Policer, self.key == *name),
             EntityKey::Pending(generation) => {
                 (Kind::PendingCommit, self.key == generation.to_string())
             }

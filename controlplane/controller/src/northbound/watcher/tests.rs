@@ -36,7 +36,24 @@ fn key_of(entity: &v1::Entity) -> Vec<u8> {
     use v1::entity::Entity as Body;
     let mut entity = entity.clone();
     match entity.entity.as_mut().expect("set") {
-        Body::Tenant(tenant) => tenant.id = 0,
+        Body::Tenant(tenant) => {
+            *tenant = v1::Tenant {
+                name: tenant.name.clone(),
+                ..v1::Tenant::default()
+            };
+        }
+        Body::Policy(policy) => {
+            *policy = v1::Policy {
+                name: policy.name.clone(),
+                ..v1::Policy::default()
+            };
+        }
+        Body::Policer(policer) => {
+            *policer = v1::Policer {
+                name: policer.name.clone(),
+                ..v1::Policer::default()
+            };
+        }
         Body::Router(router) => {
             *router = v1::Router {
                 name: router.name.clone(),
@@ -50,7 +67,10 @@ fn key_of(entity: &v1::Entity) -> Vec<u8> {
                 ..v1::Agent::default()
             };
         }
-        Body::Grant(grant) => grant.weight = 0,
+        Body::Grant(grant) => {
+            grant.weight = 0;
+            grant.out_of_service = false;
+        }
         Body::Override(told) => told.class_path.clear(),
         Body::Permission(_) => {}
         Body::Group(group) => {

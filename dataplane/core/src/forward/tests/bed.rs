@@ -112,6 +112,7 @@ pub fn policy(tenant: u32, allow: &[u32], replies: &[u32]) -> Entry {
         tenant,
         allow: allow.collect(),
         reply_tenants: replies.to_vec(),
+        reply_all: false,
         priority_max: 6,
         rate: None,
         class_rates: vec![],
