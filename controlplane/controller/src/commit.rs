@@ -3,9 +3,10 @@
 //! Everything that changes the desired state comes here as a closure over a
 //! [`Transaction`]. The commit thread takes what is waiting, applies each change
 //! (one that is refused is undone alone), compiles what the group touched,
-//! stores the group as *one* transaction and one generation, and only then
-//! publishes the tables, wakes routers and answers. Many small changes so cost
-//! one disk write; none is answered before it is durable.
+//! stores the group as *one* transaction and one generation (up to three, where
+//! routers must take them in order), and only then publishes the tables, wakes
+//! routers and answers. Many small changes so cost one disk write; none is
+//! answered before it is durable.
 //!
 //! Of several controllers one leads; in the others the same thread follows what the leader
 //! committed, batch by batch, and refuses changes (see [`role`]).
@@ -15,17 +16,18 @@
 //!
 //! Refuses to know what the changes mean, gRPC and files.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use caplane_proto::v1::RefusedAttachment;
-use caplane_wire::Label;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::audit::{Auditor, Note};
 use crate::change::Refusal;
+use crate::compile::phases::{self, Phase};
 use crate::feed::{self, ChangeFeed, Changes};
 use crate::knowledge::Knowledge;
+use crate::record::{Object, ObjectKey};
 use crate::rib::{Mark, Rib, Touched};
 use crate::store::{Batch, ElectionId, Epoch, Leader, Standing, Store};
 use crate::tables::{EntryChange, Tables};
@@ -34,8 +36,11 @@ mod audited;
 mod history;
 mod open;
 mod rehearse;
+mod release;
 mod role;
 mod state;
+
+use release::Releases;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +48,7 @@ mod tests;
 pub use history::{History, Made, Origin};
 pub use open::OpenError;
 pub use rehearse::{Difference, Rehearsed};
+pub use release::{HeldBack, Verdict};
 
 /// Changes stored together at most. One change of 10,000 updates is one of them, so a group is
 /// bounded by 32 MiB x this in theory and by who is waiting in practice.
@@ -67,6 +73,7 @@ pub struct State {
     history: History,
     feed: ChangeFeed,
     auditor: OnceLock<Auditor>,
+    releases: Releases,
 }
 
 /// What is durable.
@@ -82,14 +89,14 @@ pub struct Committed {
 pub struct Transaction<'a> {
     /// The desired state.
     pub rib: &'a mut Rib,
-    /// The generation that will hold the change.
+    /// The first generation that will hold some of the change.
     pub generation: u64,
     /// The clock, in milliseconds since the Unix epoch.
     pub now_unix_ms: u64,
     /// Cards to store or remove (`None`), by agent number.
     pub cards: Vec<(u32, Option<Vec<u8>>)>,
     /// What routers are told once the change is durable: router, attachment.
-    pub verdicts: Vec<(Label, RefusedAttachment)>,
+    pub verdicts: Vec<Verdict>,
     /// Another name for the store, when its generations can no longer be told from others.
     pub store_id: Option<String>,
     /// What made the generation.
@@ -231,8 +238,10 @@ pub struct Committer {
 
 /// A generation that is durable.
 struct Held {
-    generation: u64,
-    changes: Vec<EntryChange>,
+    /// The first of its generations.
+    first: u64,
+    phases: Vec<Phase>,
+    verdicts: Vec<Verdict>,
     store_id: Option<String>,
     epoch: Option<Epoch>,
     origins: Vec<Origin>,
@@ -240,7 +249,7 @@ struct Held {
 }
 
 /// What is done with verdicts once they are durable.
-pub type Deliver = Box<dyn Fn(Vec<(Label, RefusedAttachment)>) + Send>;
+pub type Deliver = Box<dyn Fn(Vec<Verdict>) + Send>;
 
 /// What a change did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -371,6 +380,7 @@ impl Committer {
 
 fn run(state: &State, mut waiting: mpsc::Receiver<Job>, deliver: &Deliver) {
     while let Some(first) = waiting.blocking_recv() {
+        state.releases.wait_for_room();
         let mut group = Vec::new();
         let mut settling = Vec::new();
         let mut next = Some(first);
@@ -401,6 +411,8 @@ fn run(state: &State, mut waiting: mpsc::Receiver<Job>, deliver: &Deliver) {
 
 /// Applies, stores and publishes one group.
 fn commit(state: &State, id: ElectionId, mut group: Vec<Box<dyn Pending>>, deliver: &Deliver) {
+    // Before any other lock: whoever lets generations go holds this one when it changes the tables.
+    let gated = state.releases.gated();
     let mut rib = state.rib_mut();
     let tables = state.tables();
     let before = tables.generation();
@@ -446,39 +458,45 @@ fn commit(state: &State, id: ElectionId, mut group: Vec<Box<dyn Pending>>, deliv
     }
     let touched = rib.take_touched();
     let changes = crate::compile::changes(&rib, &touched, &tables);
+    let phases = match gated {
+        true => phases::split(changes, &tables),
+        false => vec![Phase::whole(changes)],
+    };
+    let last = before + phases.len() as u64;
+    held_by(&mut rib, start, generation, last);
     let batch = Batch {
-        generation,
+        generation: last,
         intent_generation: rib.intent_generation(),
         objects: rib.changes(),
         cards,
-        changed: changes.iter().map(|(key, _)| key.clone()).collect(),
-        floor: tables.floor_after(generation, changes.len()),
+        changed: rows(generation, &phases, |(key, _)| key.clone()),
+        floor: tables.floor_after(&sizes(generation, &phases)),
         epoch: (before == 0).then(|| state.knowledge.epoch().clone()),
         store_id: store_id.clone(),
         ..Batch::default()
     };
     drop(tables);
     let told = feed::changed(&rib, start);
-    rib.set_generation(generation);
+    rib.set_generation(last);
     // The disk is slow: readers go on meanwhile, and wait for it where they must.
     drop(rib);
     let (renamed, epoch) = (batch.store_id.clone(), batch.epoch.clone());
     match state.store_audited(id, batch, notes) {
         Ok(()) => {
             state.rib_mut().settle();
-            state.publish(Held {
-                generation,
-                changes,
+            deliver(state.publish(Held {
+                first: generation,
+                phases,
+                verdicts,
                 store_id: renamed,
                 epoch,
                 origins,
                 told,
-            });
-            deliver(verdicts);
-            answer(group, &Ok(generation));
+            }));
+            answer(group, &Ok(last));
         }
         Err(error) => {
-            tracing::error!(event = "store_failed", generation, %error, "changes undone");
+            tracing::error!(event = "store_failed", generation = last, %error, "changes undone");
             let mut rib = state.rib_mut();
             rib.rollback(start);
             rib.take_touched();
@@ -492,6 +510,35 @@ fn commit(state: &State, id: ElectionId, mut group: Vec<Box<dyn Pending>>, deliv
             answer(group, &Err(cause));
         }
     }
+}
+
+/// Requests done in this group say which generation holds all of them.
+fn held_by(rib: &mut Rib, start: Mark, first: u64, last: u64) {
+    let written = rib.written_since(start).map(|(key, _)| key);
+    let requests = written.filter(|key| matches!(key, ObjectKey::Request(..)));
+    let requests: BTreeSet<ObjectKey> = requests.cloned().collect();
+    for key in requests {
+        if let Some(Object::Request(record)) = rib.object(&key)
+            && record.first_generation == first
+            && record.generation != last
+        {
+            let mut record = record.as_ref().clone();
+            record.generation = last;
+            rib.put(Object::Request(Arc::new(record)));
+        }
+    }
+}
+
+fn rows<T>(first: u64, phases: &[Phase], of: impl Fn(&EntryChange) -> T) -> Vec<(u64, Vec<T>)> {
+    let rows = (first..).zip(phases);
+    rows.map(|(generation, phase)| (generation, phase.changes.iter().map(&of).collect()))
+        .collect()
+}
+
+fn sizes(first: u64, phases: &[Phase]) -> Vec<(u64, usize)> {
+    let rows = (first..).zip(phases);
+    rows.map(|(generation, phase)| (generation, phase.changes.len()))
+        .collect()
 }
 
 /// Applies one change, or leaves no trace of it.

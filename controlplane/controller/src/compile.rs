@@ -21,6 +21,7 @@ use crate::rib::{Rib, Touched};
 use crate::spf::{Link, Paths, Topology};
 use crate::tables::{EntryChange, TableKey, Tables};
 
+pub mod phases;
 mod policy;
 
 #[cfg(test)]

@@ -94,6 +94,8 @@ pub struct Timers {
     pub answer_timeout: Duration,
     /// Longest a TLS handshake may take.
     pub handshake_timeout: Duration,
+    /// How long a step of a change waits for the routers that must have the step before; zero = changes go in one step.
+    pub make_before_break: Duration,
     /// Longest wait for open calls to end after SIGTERM.
     pub drain_period: Duration,
 }

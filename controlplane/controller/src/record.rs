@@ -271,6 +271,20 @@ pub struct RequestRecord {
     /// Updates that were refused.
     #[prost(message, repeated, tag = "6")]
     pub refused: Vec<RefusedUpdate>,
+    /// The first generation that holds some of it: the name of what waits to be confirmed. 0 = as `generation`.
+    #[prost(uint64, tag = "7")]
+    pub first_generation: u64,
+}
+
+impl RequestRecord {
+    /// Names what waits to be confirmed of it.
+    #[must_use]
+    pub fn commit(&self) -> u64 {
+        match self.first_generation {
+            0 => self.generation,
+            first => first,
+        }
+    }
 }
 
 /// One update of a [`RequestRecord`] that was refused.

@@ -29,7 +29,7 @@ use crate::config::{ControllerConfig, UriPattern};
 use crate::knowledge::{Knowledge, KnowledgeError};
 use crate::northbound::{self, Guard, Guarded, NorthboundService};
 use crate::quota::Limits;
-use crate::southbound::{self, Sessions, SouthboundService};
+use crate::southbound::{self, Sessions, SouthboundService, barrier};
 use crate::store::{Leader, RedbStore, StoreError};
 use crate::tls::{CredentialsError, Gate, PeerStream, Refusals, server_config};
 use crate::unix::LocalSocket;
@@ -237,8 +237,12 @@ pub async fn start(config: &ControllerConfig) -> Result<Running, StartError> {
         }
         None => Box::pin(certified),
     };
+    let patience = config.timers.make_before_break;
+    state.gate(!patience.is_zero());
+    let gate_of_changes = barrier::keep(state.clone(), sessions.clone(), patience, stop.clone());
     let tasks = vec![
         recording,
+        tokio::spawn(gate_of_changes),
         serve_northbound(northbound, guard, callers, stop.clone()).await?,
         serve_southbound(southbound, gate("southbound"), south, stop.clone()),
         tokio::spawn(role::keep(state.clone(), committer.clone(), stop.clone())),

@@ -18,6 +18,7 @@ use crate::commit::{CommitError, Committer, State};
 use crate::config::Timers;
 use crate::tls::{PeerIdentity, Refusals};
 
+pub(crate) mod barrier;
 mod push;
 mod registry;
 mod session;

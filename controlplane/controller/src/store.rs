@@ -85,7 +85,7 @@ pub enum Followed {
 /// One transaction.
 #[derive(Debug, Default, Clone)]
 pub struct Batch {
-    /// The generation it makes.
+    /// The newest generation it makes.
     pub generation: u64,
     /// The newest generation in which a Write changed something.
     pub intent_generation: u64,
@@ -93,8 +93,8 @@ pub struct Batch {
     pub objects: Vec<(ObjectKey, Option<Object>)>,
     /// Cards set, or removed (`None`), by agent number.
     pub cards: Vec<(u32, Option<Vec<u8>>)>,
-    /// Entries that the generation changes.
-    pub changed: Vec<TableKey>,
+    /// Generations it makes, rising, and the entries that each changes.
+    pub changed: Vec<(u64, Vec<TableKey>)>,
     /// Log rows up to here are forgotten.
     pub floor: u64,
     /// Set when it changed.

@@ -3,8 +3,14 @@
 //! Entries that are the same everywhere are held once; transit routes and
 //! neighbours belong to one router. Each published generation leaves a row in
 //! the log, bounded in entries: a router that holds an older generation than the
-//! log reaches gets a snapshot. Refuses to know why an entry is what it is, how
-//! it travels, and files.
+//! log reaches gets a snapshot.
+//!
+//! Some generations are *held back*: they are in force here, and no router may
+//! have them yet ([`held.rs`](held)). What is compiled is compared with the
+//! newest; what routers get is what was released.
+//!
+//! Refuses to know why an entry is what it is, why one is held back, how it
+//! travels, and files.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,8 +18,11 @@ use std::sync::Arc;
 use caplane_core::fib::{Entry, EntryKey};
 use caplane_wire::Label;
 
+mod held;
 #[cfg(test)]
 mod tests;
+
+use held::Held;
 
 /// Names an entry in all routers' tables.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,6 +92,7 @@ pub struct Tables {
     log: VecDeque<LogRow>,
     log_entries: usize,
     log_entries_max: usize,
+    held: Held,
 }
 
 impl Tables {
@@ -109,19 +119,29 @@ impl Tables {
             log: VecDeque::new(),
             log_entries: log.iter().map(|row| row.keys.len()).sum(),
             log_entries_max,
+            held: Held::default(),
         };
         for (key, entry) in entries {
-            let version = versions.get(&key).copied().unwrap_or(floor);
-            tables.set(key, Some(entry), version);
+            let row = Versioned {
+                version: versions.get(&key).copied().unwrap_or(floor),
+                entry: Arc::new(entry),
+            };
+            tables.set(key, Some(row));
         }
         tables.log = log.into();
         tables
     }
 
-    /// The generation in force.
+    /// The newest generation.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The newest generation that routers may have.
+    #[must_use]
+    pub fn released(&self) -> u64 {
+        self.held.before().unwrap_or(self.generation)
     }
 
     /// The oldest generation that a difference can start from.
@@ -158,68 +178,83 @@ impl Tables {
         self.shared.len() + self.routers.get(&router).map_or(0, HashMap::len)
     }
 
-    /// The oldest generation a difference could start from once a row of `entries` is added.
+    /// The oldest generation a difference could start from once rows of so many entries are added.
     #[must_use]
-    pub fn floor_after(&self, generation: u64, entries: usize) -> u64 {
-        let mut total = self.log_entries + entries;
+    pub fn floor_after(&self, rows: &[(u64, usize)]) -> u64 {
+        let own = self.log.iter().map(|row| (row.generation, row.keys.len()));
+        let mut total = self.log_entries + rows.iter().map(|(_, entries)| entries).sum::<usize>();
         let mut floor = self.floor;
-        for row in &self.log {
+        for (generation, entries) in own.chain(rows.iter().copied()) {
             if total <= self.log_entries_max {
-                return floor;
+                break;
             }
-            total -= row.keys.len();
-            floor = row.generation;
-        }
-        if total > self.log_entries_max {
+            total -= entries;
             floor = generation;
         }
         floor
     }
 
-    /// Makes a generation the one in force.
+    /// Adds generations; those after `released` are held back, and so are they when others are already.
     ///
     /// # Panics
-    /// When the generation does not rise: generations are handed out by the one writer.
-    pub fn publish(&mut self, generation: u64, changes: Vec<EntryChange>) {
-        assert!(generation > self.generation, "generations rise");
-        self.floor = self.floor_after(generation, changes.len());
-        self.generation = generation;
-        let mut keys = Vec::with_capacity(changes.len());
-        for (key, entry) in changes {
-            keys.push(key.clone());
-            self.set(key, entry, generation);
-        }
-        if !keys.is_empty() {
-            self.log_entries += keys.len();
-            self.log.push_back(LogRow { generation, keys });
-        }
-        while self
-            .log
-            .front()
-            .is_some_and(|row| row.generation <= self.floor)
-        {
-            if let Some(row) = self.log.pop_front() {
-                self.log_entries -= row.keys.len();
+    /// When generations do not rise: they are handed out by the one writer.
+    pub fn publish(&mut self, rows: Vec<(u64, Vec<EntryChange>)>, released: u64) {
+        let sizes: Vec<(u64, usize)> = rows.iter().map(|(at, row)| (*at, row.len())).collect();
+        self.floor = self.floor_after(&sizes);
+        for (generation, changes) in rows {
+            assert!(generation > self.generation, "generations rise");
+            let hold = generation > released || self.held.before().is_some();
+            if hold {
+                self.held.begin(self.generation, generation);
             }
+            self.generation = generation;
+            let mut keys = Vec::with_capacity(changes.len());
+            for (key, entry) in changes {
+                let row = entry.map(|entry| Versioned {
+                    version: generation,
+                    entry: Arc::new(entry),
+                });
+                if hold {
+                    let before = self.entry(&key).cloned();
+                    self.held.add(key.clone(), before, row.clone());
+                }
+                keys.push(key.clone());
+                self.set(key, row);
+            }
+            if !keys.is_empty() {
+                self.log_entries += keys.len();
+                self.log.push_back(LogRow { generation, keys });
+            }
+        }
+        let floor = self.floor;
+        while let Some(row) = self.log.pop_front_if(|row| row.generation <= floor) {
+            self.log_entries -= row.keys.len();
         }
     }
 
-    /// What a router that holds `held` lacks; `None` when only a snapshot can tell.
+    /// Lets routers have the generations up to this one.
+    pub fn release(&mut self, upto: u64) {
+        self.held.release(upto);
+    }
+
+    /// What a router that holds `held` lacks of what was released; `None` when only a snapshot can tell.
     #[must_use]
     pub fn difference(&self, router: Label, held: u64) -> Option<TableDifference> {
-        if held == 0 || held < self.floor || held > self.generation {
+        let released = self.released();
+        if held == 0 || held < self.floor || held > released {
             return None;
         }
         let first = self.log.partition_point(|row| row.generation <= held);
+        let after = self.log.partition_point(|row| row.generation <= released);
         let changed: BTreeSet<&TableKey> = self
             .log
-            .range(first..)
+            .range(first..after.max(first))
             .flat_map(|row| &row.keys)
             .filter(|key| key.concerns(router))
             .collect();
         let mut difference = TableDifference::default();
         for key in changed {
-            match self.entry(key) {
+            match self.held.released(key).unwrap_or_else(|| self.entry(key)) {
                 Some(entry) => difference.upserts.push(entry.clone()),
                 None => difference.removes.push(key.entry_key().clone()),
             }
@@ -227,26 +262,22 @@ impl Tables {
         Some(difference)
     }
 
-    /// A router's whole table.
+    /// A router's whole table, as it was released.
     #[must_use]
     pub fn snapshot(&self, router: Label) -> TableDifference {
-        let own = self.routers.get(&router);
+        let own = self.routers.get(&router).into_iter().flatten();
+        // No key is both of all routers and of one.
+        let held = self.held.keys(router);
+        let newest = self.shared.iter().chain(own);
+        let newest = newest.filter(|(key, _)| held.is_empty() || !held.contains(key));
+        let upserts = newest.map(|(_, row)| row).chain(self.held.all(router));
         TableDifference {
-            upserts: self
-                .shared
-                .values()
-                .chain(own.into_iter().flat_map(HashMap::values))
-                .cloned()
-                .collect(),
+            upserts: upserts.cloned().collect(),
             removes: Vec::new(),
         }
     }
 
-    fn set(&mut self, key: TableKey, entry: Option<Entry>, version: u64) {
-        let row = entry.map(|entry| Versioned {
-            version,
-            entry: Arc::new(entry),
-        });
+    fn set(&mut self, key: TableKey, row: Option<Versioned>) {
         match (key, row) {
             (TableKey::Shared(key), Some(row)) => {
                 self.shared.insert(key, row);

@@ -426,11 +426,10 @@ impl Store for MemoryStore {
                 None => content.cards.remove(&number),
             };
         }
-        if !batch.changed.is_empty() {
-            content.log.push(LogRow {
-                generation: batch.generation,
-                keys: batch.changed.clone(),
-            });
+        for (generation, keys) in batch.changed.clone() {
+            if !keys.is_empty() {
+                content.log.push(LogRow { generation, keys });
+            }
         }
         content.log.retain(|row| row.generation > batch.floor);
         for row in &batch.audit {

@@ -1,6 +1,7 @@
 //! `caplane rollout status` and `caplane generation show`: which routers forward by what.
 
 use caplane_proto::v1;
+use caplane_proto::v1::rollout_summary::Step;
 use caplane_proto::v1::router_rollout::State;
 use serde_json::{Value, json};
 
@@ -43,7 +44,11 @@ fn made(summary: &v1::RolloutSummary) -> String {
     if summary.committed_unix_ms == 0 {
         return "who made it is not known any more\n".to_owned();
     }
-    let mut text = format!("{} table entries changed\n", summary.entries);
+    let mut text = format!(
+        "{} table entries changed{}\n",
+        summary.entries,
+        part(summary)
+    );
     for origin in &summary.origins {
         let who = match origin.who.as_str() {
             "" => "the controller".to_owned(),
@@ -53,6 +58,31 @@ fn made(summary: &v1::RolloutSummary) -> String {
     }
     if summary.origins_left_out > 0 {
         text.push_str(&format!("  and {} more\n", summary.origins_left_out));
+    }
+    text
+}
+
+/// Which step of a change it is, if that has several.
+fn part(summary: &v1::RolloutSummary) -> String {
+    let what = match summary.step() {
+        Step::Unspecified | Step::Whole => return String::new(),
+        Step::Make => "what will be pointed at",
+        Step::Point => "who points there",
+        Step::Break => "what nobody points at any more",
+    };
+    let last = summary.last_generation;
+    format!(": {what}; generation {last} completes the change")
+}
+
+fn waiting(summary: &v1::RolloutSummary) -> String {
+    let mut text = String::new();
+    if !summary.waits_for.is_empty() {
+        let names = clean(&summary.waits_for.join(", "));
+        text.push_str(&format!("held back until {names} has what is before it\n"));
+    }
+    if !summary.gave_up_on.is_empty() {
+        let names = clean(&summary.gave_up_on.join(", "));
+        text.push_str(&format!("went without waiting longer for {names}\n"));
     }
     text
 }
@@ -84,7 +114,8 @@ fn describe(summary: &v1::RolloutSummary, routers: &[v1::RouterRollout]) -> Stri
         }
     }
     let nothing = "no routers; register one with `caplane router add NAME`";
-    format!("{}{}{refusals}", table.render(nothing), reach(summary))
+    let (rows, waiting) = (table.render(nothing), waiting(summary));
+    format!("{rows}{}{waiting}{refusals}", reach(summary))
 }
 
 fn time(us: u64) -> String {
@@ -103,6 +134,17 @@ fn state(router: &v1::RouterRollout) -> &'static str {
         State::Behind => "behind",
         State::Refused => "refused",
         State::Away => "away",
+        State::HeldBack => "held back",
+    }
+}
+
+fn step(summary: &v1::RolloutSummary) -> &'static str {
+    match summary.step() {
+        Step::Unspecified => "unknown",
+        Step::Whole => "whole",
+        Step::Make => "make",
+        Step::Point => "point",
+        Step::Break => "break",
     }
 }
 
@@ -113,7 +155,8 @@ pub(super) fn as_json(summary: &v1::RolloutSummary) -> Value {
         "origins": summary.origins.iter().map(origin).collect::<Vec<_>>(),
         "origins_left_out": summary.origins_left_out, "entries": summary.entries,
         "live": summary.live, "connected": summary.connected, "refused": summary.refused,
-        "registered": summary.routers,
+        "registered": summary.routers, "step": step(summary), "last_generation": summary.last_generation,
+        "waits_for": summary.waits_for, "gave_up_on": summary.gave_up_on,
     })
 }
 
@@ -146,6 +189,10 @@ mod tests {
             connected: 2,
             live: 1,
             refused: 1,
+            step: Step::Break.into(),
+            last_generation: 7,
+            waits_for: vec!["r2".into()],
+            gave_up_on: vec!["r3".into()],
         };
         assert_eq!(
             reach(&summary),
@@ -153,7 +200,7 @@ mod tests {
         );
         assert_eq!(
             made(&summary),
-            "3 table entries changed\n  the controller: leases ended\n  and 2 more\n"
+            "3 table entries changed: what nobody points at any more; generation 7 completes the change\n  the controller: leases ended\n  and 2 more\n"
         );
         let refusing = v1::RouterRollout {
             router: "r1".into(),
@@ -176,6 +223,12 @@ mod tests {
         let text = describe(&summary, &[refusing, live]);
         assert!(
             text.contains("r1 refused agent u (identity u): too many\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "held back until r2 has what is before it\nwent without waiting longer for r3\n"
+            ),
             "{text}"
         );
         assert!(

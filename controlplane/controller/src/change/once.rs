@@ -83,6 +83,7 @@ pub fn remember(tx: &mut Transaction<'_>, name: RequestName, refused: Vec<Refuse
         key: name.key,
         digest: name.digest.to_vec(),
         generation: tx.generation,
+        first_generation: tx.generation,
         end_unix_ms: tx.now_unix_ms + REMEMBERED_MS,
         refused,
     })));

@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use caplane_wire::Label;
+
 use super::now_unix_ms;
+use crate::compile::phases::{Phase, Step};
 
 /// Generations remembered; the oldest falls out.
 pub const GENERATIONS_MAX: usize = 4_096;
@@ -36,6 +39,12 @@ pub struct Made {
     pub origins_left_out: usize,
     /// Table entries it changed.
     pub entries: usize,
+    /// Where it stands in its change.
+    pub step: Step,
+    /// The last generation of that.
+    pub last: u64,
+    /// Routers that were waited for in vain before it went.
+    pub gave_up_on: Vec<Label>,
 }
 
 /// The last generations.
@@ -49,23 +58,41 @@ impl History {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Generations rise: the one writer pushes them.
-    pub(super) fn push(&self, generation: u64, mut origins: Vec<Origin>, entries: usize) {
+    /// The generations of one change. They rise: the one writer pushes them.
+    pub(super) fn push(&self, first: u64, phases: &[Phase], mut origins: Vec<Origin>) {
         let origins_left_out = origins.len().saturating_sub(ORIGINS_MAX);
         origins.truncate(ORIGINS_MAX);
-        let made = Arc::new(Made {
-            generation,
-            at: Instant::now(),
-            unix_ms: now_unix_ms(),
-            origins,
-            origins_left_out,
-            entries,
-        });
+        let (at, unix_ms) = (Instant::now(), now_unix_ms());
+        let last = first + (phases.len() as u64).saturating_sub(1);
         let mut rows = self.rows();
-        if rows.len() == GENERATIONS_MAX {
-            rows.pop_front();
+        for (generation, phase) in (first..).zip(phases) {
+            let made = Arc::new(Made {
+                generation,
+                at,
+                unix_ms,
+                origins: origins.clone(),
+                origins_left_out,
+                entries: phase.changes.len(),
+                step: phase.step,
+                last,
+                gave_up_on: Vec::new(),
+            });
+            if rows.len() == GENERATIONS_MAX {
+                rows.pop_front();
+            }
+            rows.push_back(made);
         }
-        rows.push_back(made);
+    }
+
+    /// Says who was waited for in vain before a generation went.
+    pub fn gave_up(&self, generation: u64, routers: Vec<Label>) {
+        let mut rows = self.rows();
+        let place = rows.partition_point(|made| made.generation < generation);
+        if let Some(made) = rows.get_mut(place)
+            && made.generation == generation
+        {
+            Arc::make_mut(made).gave_up_on = routers;
+        }
     }
 
     /// What is remembered of a generation.
@@ -91,11 +118,12 @@ mod tests {
         };
         let newest = GENERATIONS_MAX as u64 + 10;
         for generation in 1..=newest {
-            history.push(generation, (0..10).map(origin).collect(), 3);
+            let phase = Phase::whole(Vec::new());
+            history.push(generation, &[phase], (0..10).map(origin).collect());
         }
         assert!(history.of(10).is_none() && history.of(newest + 1).is_none());
         let made = history.of(11).expect("remembered");
-        assert_eq!((made.generation, made.entries), (11, 3));
+        assert_eq!((made.generation, made.last), (11, 11));
         assert_eq!(
             (made.origins.len(), made.origins_left_out),
             (ORIGINS_MAX, 2)

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use tokio::sync::watch;
 
+use super::release::Releases;
 use super::{Committed, History, State, now_unix_ms};
 use crate::compile;
 use crate::feed::ChangeFeed;
@@ -92,6 +93,7 @@ impl State {
             history: History::default(),
             feed: ChangeFeed::starting_at(generation, now_unix_ms()),
             auditor: OnceLock::new(),
+            releases: Releases::new(generation),
         }))
     }
 }

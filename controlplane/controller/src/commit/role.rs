@@ -13,6 +13,7 @@ use super::open::{Assembled, assemble};
 use super::{CommitError, Held, State};
 use crate::change::migrate;
 use crate::compile;
+use crate::compile::phases::Phase;
 use crate::feed;
 use crate::store::{Batch, ElectionId, Followed, Leader, Standing, StoreError, Stored};
 use crate::tables::Tables;
@@ -60,6 +61,8 @@ pub(super) fn failed(state: &State, error: &StoreError) -> CommitError {
 
 fn step_down(state: &State, leader: Option<Arc<Leader>>) {
     let following = Standing::Following(leader);
+    // Its routers leave; whoever leads next tells them.
+    state.release(|_| true);
     state.standing.send_if_modified(|standing| {
         if *standing == following {
             return false;
@@ -118,9 +121,11 @@ fn apply(state: &State, batch: Batch) {
     rib.set_intent_generation(batch.intent_generation);
     rib.settle();
     drop(rib);
+    // Whose routers have it already.
     state.publish(Held {
-        generation: batch.generation,
-        changes,
+        first: batch.generation,
+        phases: vec![Phase::whole(changes)],
+        verdicts: Vec::new(),
         store_id: batch.store_id,
         epoch: batch.epoch,
         origins: Vec::new(),
@@ -147,6 +152,7 @@ fn reload(state: &State, stored: Stored) {
 
 /// A generation that nobody knows the difference to.
 fn begin_anew(state: &State, generation: u64) {
+    state.restart_releases(generation);
     state.feed.restart(generation);
     state.committed.send_modify(|committed| {
         committed.generation = generation;

@@ -4,7 +4,7 @@ use std::sync::{Arc, MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard}
 
 use tokio::sync::watch;
 
-use super::{CommitError, Committed, Held, History, State};
+use super::{CommitError, Committed, Held, History, State, Verdict};
 use crate::feed::ChangeFeed;
 use crate::knowledge::Knowledge;
 use crate::rib::Rib;
@@ -136,11 +136,12 @@ impl State {
         self.store.card(number)
     }
 
-    /// Makes what is durable the state in force.
-    pub(super) fn publish(&self, held: Held) {
+    /// Makes what is durable the state in force; answers what routers are to be told at once.
+    pub(super) fn publish(&self, held: Held) -> Vec<Verdict> {
         let Held {
-            generation,
-            changes,
+            first,
+            phases,
+            verdicts,
             store_id,
             epoch,
             origins,
@@ -153,12 +154,13 @@ impl State {
         if let Some(new) = epoch {
             *self.epoch() = new;
         }
-        let entries = changes.len();
-        self.tables_mut().publish(generation, changes);
-        self.history.push(generation, origins, entries);
-        self.feed.push(generation, told);
+        let last = first + (phases.len() as u64).saturating_sub(1);
+        self.history.push(first, &phases, origins);
+        self.feed.push(last, told);
+        // Routers say what is live: not before it is known that it may be.
         self.committed
-            .send_modify(|committed| committed.generation = generation);
+            .send_modify(|committed| committed.generation = last);
+        self.offer(first, phases, verdicts)
     }
 
     pub(super) fn tables_mut(&self) -> RwLockWriteGuard<'_, Tables> {

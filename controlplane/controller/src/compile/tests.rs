@@ -53,7 +53,8 @@ impl Fabric {
         let changes = changes(&self.rib, &touched, &self.tables);
         let keys = changes.iter().map(|(key, _)| key.clone()).collect();
         self.generation += 1;
-        self.tables.publish(self.generation, changes);
+        let rows = vec![(self.generation, changes)];
+        self.tables.publish(rows, self.generation);
         self.rib.settle();
         keys
     }

@@ -21,6 +21,10 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Two round trips across the world take half a second; the rest is for a loaded machine.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Routers have a difference in some milliseconds; one that does not in a second is slow or stuck, and nobody waits for it
+/// again until it has caught up.
+pub const MAKE_BEFORE_BREAK: Duration = Duration::from_secs(1);
+
 /// What init systems usually wait before SIGKILL is 10 s; half of that.
 pub const DRAIN_PERIOD: Duration = Duration::from_secs(5);
 

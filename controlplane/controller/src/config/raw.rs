@@ -107,6 +107,7 @@ struct RawTimers {
     router_lease_ms: Option<Spanned<u64>>,
     answer_timeout_ms: Option<Spanned<u64>>,
     handshake_timeout_ms: Option<Spanned<u64>>,
+    make_before_break_ms: Option<Spanned<u64>>,
     drain_period_ms: Option<Spanned<u64>>,
 }
 
@@ -353,6 +354,13 @@ fn timers(raw: &RawTimers) -> Result<Timers, Fault> {
             "handshake_timeout_ms",
             defaults::HANDSHAKE_TIMEOUT,
             100,
+            60_000,
+        )?,
+        make_before_break: time(
+            &raw.make_before_break_ms,
+            "make_before_break_ms",
+            defaults::MAKE_BEFORE_BREAK,
+            0,
             60_000,
         )?,
         drain_period: time(

@@ -30,6 +30,9 @@ fn a_small_file_is_enough_and_paths_start_at_its_folder() {
         Path::new("/etc/caplane/state/controller.redb")
     );
     assert_eq!(config.timers.router_lease, defaults::ROUTER_LEASE);
+    assert_eq!(config.timers.make_before_break, defaults::MAKE_BEFORE_BREAK);
+    let off = parse(&format!("{GOOD}\n[timers]\nmake_before_break_ms = 0\n")).expect("good");
+    assert!(off.timers.make_before_break.is_zero());
     assert_eq!(config.domain, 0);
 }
 

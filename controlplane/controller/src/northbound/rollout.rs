@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use caplane_core::fib::EntryKey;
 use caplane_proto::v1;
+use caplane_proto::v1::rollout_summary::Step as Steps;
 use caplane_proto::v1::router_rollout::State as Standing;
+use caplane_wire::Label;
 use tonic::Status;
 
 use super::NorthboundService;
 use super::errors::{not_committed, refused};
 use crate::change::{Fault, Refusal};
 use crate::commit::Made;
+use crate::compile::phases::Step;
 use crate::knowledge::Knowledge;
 use crate::record::{GroupOf, RouterRecord, policy_group_parts};
 use crate::rib::Rib;
@@ -53,7 +56,7 @@ pub(super) async fn live(
         loop {
             // Before it is looked at: what changes meanwhile is looked at again.
             changes.borrow_and_update();
-            let routers = routers(&service.state.rib(), &service.sessions, generation);
+            let routers = routers(service, &service.state.rib(), generation);
             if !routers.iter().any(|(_, standing, _)| is_awaited(*standing))
                 || changes.changed().await.is_err()
             {
@@ -62,14 +65,14 @@ pub(super) async fn live(
         }
     };
     let _ = tokio::time::timeout(limit, settled).await;
-    let routers = routers(&service.state.rib(), &service.sessions, generation);
+    let routers = routers(service, &service.state.rib(), generation);
     summary(service, generation, &routers)
 }
 
 fn is_awaited(standing: Standing) -> bool {
     matches!(
         standing,
-        Standing::Accepted | Standing::Sent | Standing::Behind
+        Standing::Accepted | Standing::Sent | Standing::Behind | Standing::HeldBack
     )
 }
 
@@ -87,7 +90,7 @@ pub(super) async fn answer(
             if generation > newest {
                 return Err(unknown(generation, newest));
             }
-            let routers = routers(rib, sessions, generation);
+            let routers = routers(service, rib, generation);
             let made = state.history().of(generation);
             let mut room = REFUSED_TOLD_MAX;
             let told = routers.iter().map(|(router, standing, status)| {
@@ -142,13 +145,18 @@ fn unknown(generation: u64, newest: u64) -> Refusal {
 
 /// Every router, where it stands, and what is known of it.
 fn routers(
+    service: &NorthboundService,
     rib: &Rib,
-    sessions: &Sessions,
     generation: u64,
 ) -> Vec<(RouterRecord, Standing, RouterStatus)> {
+    let released = *service.state.released().borrow();
     let all = rib.routers_after("").map(|router| {
-        let status = sessions.status(router.label());
-        (router.clone(), standing(&status, generation), status)
+        let status = service.sessions.status(router.label());
+        let standing = match standing(&status, generation) {
+            Standing::Behind if generation > released => Standing::HeldBack,
+            standing => standing,
+        };
+        (router.clone(), standing, status)
     });
     all.collect()
 }
@@ -179,6 +187,11 @@ fn summary(
         let found = routers.iter().filter(|(_, standing, _)| which(*standing));
         u32::try_from(found.count()).unwrap_or(u32::MAX)
     };
+    let names = |labels: &[Label]| -> Vec<String> {
+        let named = routers.iter();
+        let named = named.filter(|(router, ..)| labels.contains(&router.label()));
+        named.map(|(router, ..)| router.name.clone()).collect()
+    };
     let mut summary = v1::RolloutSummary {
         generation,
         routers: count(|_| true),
@@ -196,8 +209,26 @@ fn summary(
         summary.origins = origins.collect();
         summary.origins_left_out = u32::try_from(made.origins_left_out).unwrap_or(u32::MAX);
         summary.entries = u32::try_from(made.entries).unwrap_or(u32::MAX);
+        summary.last_generation = made.last;
+        summary.step = step(made.step).into();
+        summary.gave_up_on = names(&made.gave_up_on);
+    }
+    if routers.iter().any(|(_, at, _)| *at == Standing::HeldBack)
+        && let Some((after, awaits)) = service.state.waits_for()
+    {
+        let sessions = &service.sessions;
+        summary.waits_for = names(&sessions.awaited(after, |router| awaits.concerns(router)));
     }
     summary
+}
+
+fn step(step: Step) -> Steps {
+    match step {
+        Step::Whole => Steps::Whole,
+        Step::Make => Steps::Make,
+        Step::Point => Steps::Point,
+        Step::Break => Steps::Break,
+    }
 }
 
 fn router_rollout(

@@ -219,7 +219,7 @@ fn carry_out(
                 ..v1::UpdateStatus::default()
             })
             .collect();
-        let pending = tx.rib.pending(known.generation);
+        let pending = tx.rib.pending(known.commit());
         let pending = pending.filter(|_| order.confirm.is_some());
         return Ok(Answer {
             held_by: Some(known.generation),

@@ -73,6 +73,7 @@ fn every_object_survives_its_stored_form() {
         generation: 1,
         end_unix_ms: 2,
         refused: vec![crate::record::RefusedUpdate { index: 3, code: 5 }],
+        first_generation: 0,
     };
     rib.put(Object::Request(request.into()));
     let changes = rib.changes();

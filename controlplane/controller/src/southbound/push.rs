@@ -59,17 +59,17 @@ struct Envelope {
 }
 
 impl Pusher {
-    /// Keeps the router at the newest generation; `held` is what it accepted last, 0 = nothing.
+    /// Keeps the router at the newest generation that routers may have; `held` is what it accepted last, 0 = nothing.
     pub(super) async fn run(mut self, mut held: u64) -> Result<(), Status> {
-        let mut committed = self.service.state.committed();
+        let mut released = self.service.state.released();
         let mut offered = 0;
         let mut nonce = 0;
         let mut quiet: Option<Instant> = None;
         loop {
-            let newest = committed.borrow_and_update().generation;
+            let newest = *released.borrow_and_update();
             self.still_registered()?;
             if newest == offered {
-                if committed.changed().await.is_err() {
+                if released.changed().await.is_err() {
                     return Ok(());
                 }
                 continue;
@@ -80,7 +80,7 @@ impl Pusher {
                 let until = *quiet.get_or_insert_with(|| Instant::now() + EMPTY_AFTER);
                 if Instant::now() < until {
                     tokio::select! {
-                        more = committed.changed() => if more.is_err() {
+                        more = released.changed() => if more.is_err() {
                             return Ok(());
                         },
                         () = tokio::time::sleep_until(until) => {}
@@ -114,7 +114,7 @@ impl Pusher {
         let difference = tables.difference(self.label, held)?;
         Some(Offer {
             base: held,
-            generation: tables.generation(),
+            generation: tables.released(),
             difference,
         })
     }
@@ -151,7 +151,7 @@ impl Pusher {
             .map_err(|_| Status::unavailable("the controller is stopping"))?;
         let (generation, snapshot) = {
             let tables = self.service.state.tables();
-            (tables.generation(), tables.snapshot(self.label))
+            (tables.released(), tables.snapshot(self.label))
         };
         let envelope = Envelope {
             nonce,

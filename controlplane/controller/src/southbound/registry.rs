@@ -91,6 +91,8 @@ struct Row {
     lives_after: u64,
     /// The newest session's id, also when it is over.
     latest: u64,
+    /// It was waited for in vain to have this generation: until it has, nobody waits for it again.
+    excused: u64,
 }
 
 impl Rows {
@@ -111,6 +113,7 @@ impl Row {
             lives: VecDeque::new(),
             lives_after: 0,
             latest: 0,
+            excused: 0,
         }
     }
 
@@ -426,6 +429,30 @@ impl Sessions {
             .lives
             .partition_point(|live| live.generation < generation);
         row.lives.get(place).copied()
+    }
+
+    /// Routers that will have a generation and do not yet: not those that are away or refused it, have no table at all,
+    /// or were waited for in vain before.
+    #[must_use]
+    pub fn awaited(&self, generation: u64, concerns: impl Fn(Label) -> bool) -> Vec<Label> {
+        let rows = self.rows();
+        let awaited = rows.routers.iter().filter(|(router, row)| {
+            let status = &row.status;
+            let live = status.live_generation;
+            row.session.is_some()
+                && (1..generation).contains(&live)
+                && live >= row.excused
+                && status.rejected_generation < generation
+                && concerns(**router)
+        });
+        awaited.map(|(router, _)| *router).collect()
+    }
+
+    /// These were waited for in vain to have a generation.
+    pub fn excuse(&self, routers: &[Label], generation: u64) {
+        for router in routers {
+            self.with(*router, |row| row.excused = generation);
+        }
     }
 
     /// What is known of a router.

@@ -174,13 +174,14 @@ impl Session {
             .await
             .map_err(|error| commit_status(&error))?
             .value;
+        let generation = *self.service.state.released().borrow();
         self.send(ToRouter::Accepted(v1::SessionAccepted {
             router_name: self.router.name.clone(),
             router_label: label.bits(),
             domain: self.service.domain,
             store_id: self.service.state.store_id(),
             lease_ms: self.service.timers.router_lease.as_millis() as u32,
-            generation: self.service.state.generation(),
+            generation,
             election_id: self.election.0,
             controller: self.service.name.to_string(),
         }))

@@ -217,9 +217,10 @@ impl Store for RedbStore {
                 }
             }
             let mut changes = tx.open_table(CHANGES)?;
-            if !batch.changed.is_empty() {
-                let row = log_row::write(&batch.changed);
-                changes.insert(batch.generation, row.as_slice())?;
+            for (generation, keys) in &batch.changed {
+                if !keys.is_empty() {
+                    changes.insert(generation, log_row::write(keys).as_slice())?;
+                }
             }
             changes.retain_in(..=batch.floor, |_, _| false)?;
             let mut audit = tx.open_table(AUDIT)?;
