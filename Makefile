@@ -21,7 +21,7 @@ SECONDS := 60
 
 say = printf '\n==> %s\n'
 
-.PHONY: help deps build run test check gates bench bars profile peers soak asan udp-forward fuzz tidy cargo-deny
+.PHONY: help deps build run test check gates bench bars profile peers soak scale asan udp-forward fuzz tidy cargo-deny
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,6 +118,10 @@ peers: build ## Measure other message routers beside ours (JSON=FILE for results
 soak: build ## Balance the books under everything at once (ARGS="--seconds 600 --driver mio")
 	@$(say) "soaking the router: full speed, 1 % loss, changing tables, dying peers (10 minutes a driver unless told otherwise)"
 	"$(BIN)/caplane-load" soak $(ARGS)
+
+scale: build ## Measure the control plane: 100,000 agents, 5,000 classes, 10 routers and 200 simulated ones
+	@$(say) "measuring the control plane at scale (some minutes; close other programs)"
+	"$(BIN)/caplane-load" control $(ARGS)
 
 # The runtime of AddressSanitizer comes with nightly toolchains only. BoringSSL is instrumented too; a table of its
 # Keccak (kRoundConstants) is there twice, which trips the check for double definitions: that one is off.

@@ -8,6 +8,7 @@ pub mod bars;
 pub mod ceiling;
 pub mod churn;
 pub mod compare;
+pub mod control;
 pub mod impair;
 pub mod load;
 pub mod page;

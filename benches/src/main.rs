@@ -33,6 +33,8 @@ enum Command {
     Soak(cli::soak::Arguments),
     /// Measure other message routers under the same load.
     Peers(cli::peers::Arguments),
+    /// Measure the control plane at scale.
+    Control(cli::control::Arguments),
     /// Be the naive hop, for `ceiling` and `bars`.
     #[command(hide = true)]
     NaiveHop(cli::ceiling::HopArguments),
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Bars(arguments) => cli::bars::run(&arguments),
         Command::Soak(arguments) => cli::soak::run(&arguments),
         Command::Peers(arguments) => cli::peers::run(&arguments),
+        Command::Control(arguments) => cli::control::run(&arguments),
         Command::NaiveHop(arguments) => cli::ceiling::hop(arguments),
         Command::Impair(arguments) => cli::impair::run(&arguments),
     };

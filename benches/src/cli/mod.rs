@@ -2,6 +2,7 @@
 
 pub mod bars;
 pub mod ceiling;
+pub mod control;
 pub mod figures;
 pub mod impair;
 pub mod peers;

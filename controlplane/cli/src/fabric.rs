@@ -224,6 +224,14 @@ impl Fabric {
         controller.address(CONTROLLER, "northbound_unix").ok()
     }
 
+    /// Address of the controller's southbound service ("ip:port"), where routers open sessions.
+    ///
+    /// # Errors
+    /// None once started.
+    pub fn southbound_address(&self) -> Result<&str, FabricError> {
+        self.member(CONTROLLER)?.address(CONTROLLER, "southbound")
+    }
+
     /// Process id of a running child.
     ///
     /// # Errors
