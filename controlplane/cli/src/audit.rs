@@ -91,7 +91,9 @@ pub fn verify(
         } else if body.previous != whole.head {
             return Err(broken("does not follow the one before"));
         }
-        if body.call == "prune" {
+        // Only the controller itself forgets, and what it did was done.
+        if body.call == "prune" && body.pruned_through > 0 && body.who.is_empty() && body.code == 0
+        {
             pruned = Some((body.pruned_through, body.pruned_hash));
         }
         expected_seen |= expect_head == Some(record.hash.as_slice());

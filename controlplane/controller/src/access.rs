@@ -207,7 +207,7 @@ impl Principal {
             Target::Group { name, tenant, .. } => {
                 let there = rib.group(name).map(|group| group.tenant);
                 self.in_scope(rib, "name", name, there)
-                    .and_then(|()| self.may_name(update.action, tenant))
+                    .and_then(|()| self.may_name(rib, update.action, tenant))
             }
             // Who may write these is bound to no tenant.
             Target::Router { .. }
@@ -238,7 +238,7 @@ impl Principal {
             let patterns = patterns.iter().map(ToString::to_string);
             return Err(denied("uri", uri, reason, remedy).accepting(patterns));
         }
-        self.may_name(action, tenant)
+        self.may_name(rib, action, tenant)
     }
 
     /// Grants and overrides are those of an agent, which says whose they are.
@@ -275,10 +275,20 @@ impl Principal {
     }
 
     /// What is to be there must be of one of its tenants.
-    fn may_name(&self, action: Action, tenant: &str) -> Result<(), Refusal> {
+    fn may_name(&self, rib: &Rib, action: Action, tenant: &str) -> Result<(), Refusal> {
         // Of a deletion only the key means anything.
-        if action == Action::Delete || self.scope.has(tenant) {
+        if action == Action::Delete || !self.scope.is_bound() {
             return Ok(());
+        }
+        if self.scope.has(tenant) {
+            if rib.tenant(tenant).is_some() {
+                return Ok(());
+            }
+            // Who looks for it elsewhere tells which there are, and those are not this caller's to know.
+            let reason = "is yours, but nobody has made it yet";
+            let remedy = "ask an administrator to INSERT the tenant";
+            let refusal = Refusal::new(Fault::Missing, "tenant", tenant, reason, remedy);
+            return Err(refusal.accepting(self.scope.names()));
         }
         let refusal = denied(
             "tenant",

@@ -28,6 +28,9 @@ pub const HASH_PREFIX: &[u8] = b"caplane.audit/1\n";
 /// Longest text of what was done (bytes).
 const WHAT_BYTES_MAX: usize = 2_048;
 
+/// Longest name of who called, from where and what (bytes).
+const NAME_BYTES_MAX: usize = 256;
+
 /// Objects named in a record; the rest is counted.
 pub const NAMED_MAX: usize = 16;
 
@@ -105,6 +108,18 @@ pub fn hash(body: &[u8]) -> Vec<u8> {
     context.finish().as_ref().to_vec()
 }
 
+/// Whether a record is number `sequence`, and what whoever has its key signed.
+fn is_genuine(record: &v1::AuditRecord, sequence: u64) -> bool {
+    let key = ring::signature::UnparsedPublicKey::new(
+        &ring::signature::ED25519,
+        record.public_key.as_slice(),
+    );
+    let body = v1::AuditBody::decode(record.body.as_slice());
+    record.hash == hash(&record.body)
+        && key.verify(&record.hash, &record.signature).is_ok()
+        && body.is_ok_and(|body| body.sequence == sequence)
+}
+
 impl Auditor {
     /// Goes on where the stored chain ends, with the key in `folder`, which is made when there is none.
     ///
@@ -116,9 +131,10 @@ impl Auditor {
         if let Some((oldest, newest)) = store.audit_ends()? {
             let last = store.audit(newest, 1)?.pop();
             let record = last.and_then(|row| v1::AuditRecord::decode(row.bytes.as_slice()).ok());
-            let good = record.filter(|record| record.hash == hash(&record.body));
-            let record = good.ok_or(AuditError::Changed { sequence: newest })?;
+            let record = record.filter(|record| is_genuine(record, newest));
+            let record = record.ok_or(AuditError::Changed { sequence: newest })?;
             if record.public_key != key.public() {
+                // Whoever can write the store and brings a key of his own shows here, and to `verify --public-key`.
                 tracing::warn!(
                     event = "audit_key_changed",
                     sequence = newest,
@@ -239,23 +255,21 @@ impl Auditor {
     }
 }
 
+/// The front of a text, at most so many bytes.
+fn front(mut text: String, bytes_max: usize) -> String {
+    text.truncate(text.floor_char_boundary(bytes_max));
+    text
+}
+
 fn body(note: Note, generation: u64, now_unix_ms: u64) -> v1::AuditBody {
-    let mut what = note.what;
-    if what.len() > WHAT_BYTES_MAX {
-        let mut end = WHAT_BYTES_MAX;
-        while !what.is_char_boundary(end) {
-            end -= 1;
-        }
-        what.truncate(end);
-    }
     v1::AuditBody {
         unix_ms: i64::try_from(now_unix_ms).unwrap_or(i64::MAX),
-        who: note.who,
-        peer: note.peer,
+        who: front(note.who, NAME_BYTES_MAX),
+        peer: front(note.peer, NAME_BYTES_MAX),
         role: note.role.to_owned(),
-        call: note.call,
+        call: front(note.call, NAME_BYTES_MAX),
         request_sha256: note.request_sha256,
-        what,
+        what: front(note.what, WHAT_BYTES_MAX),
         code: note.code,
         generation,
         left_out: note.left_out,

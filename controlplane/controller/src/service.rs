@@ -23,7 +23,7 @@ use tonic::Status;
 use tonic::transport::Server;
 
 use crate::access::{Access, Role, Rule};
-use crate::audit::{AuditError, Auditor, Recorder};
+use crate::audit::{self, AuditError, Auditor, Recorder};
 use crate::commit::{CommitError, Committer, OpenError, State};
 use crate::config::{ControllerConfig, UriPattern};
 use crate::knowledge::{Knowledge, KnowledgeError};
@@ -294,8 +294,17 @@ fn open(config: &ControllerConfig) -> Result<Arc<State>, StartError> {
         std::fs::create_dir_all(folder).map_err(system("make the folder", folder.display()))?;
     }
     let store = Arc::new(RedbStore::open(&config.store.path)?);
+    let has_key = config.state_dir.join(audit::KEY_FILE).exists();
     let auditor = Auditor::open(&config.state_dir, store.as_ref(), config.audit_records_max)?;
+    let no_records = auditor.newest() == 0;
     let state = State::open(store, knowledge, config.store.change_log_entries_max)?;
+    if has_key && no_records && state.generation() > 0 {
+        tracing::warn!(
+            event = "audit_log_empty",
+            generation = state.generation(),
+            "the store holds changes and no record of any: they were made by a controller without an audit log, or records are gone"
+        );
+    }
     state.audit_by(auditor);
     Ok(state)
 }

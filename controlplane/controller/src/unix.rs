@@ -63,9 +63,12 @@ impl LocalSocket {
         }
         // Made beside and put in place once nobody else may connect; a rename also replaces what was left behind.
         let mut draft = path.as_os_str().to_owned();
-        draft.push(".new");
+        draft.push(format!(".{}", std::process::id()));
         let draft = PathBuf::from(draft);
-        let _ = std::fs::remove_file(&draft);
+        // Of a process before of the same number; anything else makes `bind` fail.
+        if std::fs::symlink_metadata(&draft).is_ok_and(|there| there.file_type().is_socket()) {
+            std::fs::remove_file(&draft)?;
+        }
         let listener = UnixListener::bind(&draft)?;
         std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&draft, path)?;

@@ -9,6 +9,7 @@ use caplane_proto::v1::northbound_client::NorthboundClient;
 use caplane_proto::v1::read_request::Kind;
 use caplane_proto::v1::update::Type;
 use caplane_proto::v1::watch_response::Message as Told;
+use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -356,4 +357,106 @@ async fn the_owner_calls_by_the_unix_socket_without_a_certificate() {
     drop(local);
     assert_eq!(controller.terminate(), Some(0), "{}", controller.log());
     assert!(!path.exists(), "it goes with the controller");
+}
+
+/// Denials in the audit log, once there are `count` of them: their calls and words.
+async fn denials(admin: &mut Client, count: usize) -> Vec<(String, String)> {
+    let end = tokio::time::Instant::now() + bed::DEADLINE;
+    loop {
+        let answer = admin.read_audit(v1::ReadAuditRequest::default()).await;
+        let mut records = answer.expect("read").into_inner();
+        let mut denied = Vec::new();
+        while let Some(record) = records.message().await.expect("told") {
+            let body = v1::AuditBody::decode(record.body.as_slice()).expect("a body");
+            if body.code == Code::PermissionDenied as i32 {
+                denied.push((body.call, body.what));
+            }
+        }
+        if denied.len() >= count {
+            return denied;
+        }
+        assert!(tokio::time::Instant::now() < end, "{denied:?}");
+        // Each look is recorded too, and so many in a second are.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_left_the_tenant_is_not_told_again_and_no_denial_hides_behind_another_fault() {
+    let controller = Controller::with(ROLES);
+    let mut admin = controller.operator().await;
+    let mut mine = controller
+        .caller("spiffe://caplane.local/orchestrator/t")
+        .await;
+    admin
+        .write(write([(Type::Insert, tenant("other"))]))
+        .await
+        .expect("written");
+
+    // Its own tenant is not made yet: which others there are is not told.
+    let early = mine.write(write([(Type::Insert, agent("a", "t"))])).await;
+    let status = early.expect_err("no tenant");
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+    let details = String::from_utf8_lossy(status.details()).into_owned();
+    assert!(details.contains("administrator"), "{details}");
+    assert!(!details.contains("other"), "{details}");
+
+    admin
+        .write(write([
+            (Type::Insert, tenant("t")),
+            (Type::Insert, agent("theirs", "other")),
+        ]))
+        .await
+        .expect("written");
+    let once = v1::WriteRequest {
+        idempotency_key: "once".into(),
+        ..write([
+            (Type::Insert, agent("a", "t")),
+            (Type::Insert, group("g", "t")),
+        ])
+    };
+    let first = mine
+        .write(once.clone())
+        .await
+        .expect("written")
+        .into_inner();
+    assert!(
+        matches!(&first.entities[0].entity, Some(Body::Agent(a)) if a.tenant == "t"),
+        "{first:?}"
+    );
+    admin
+        .write(write([
+            (Type::Modify, agent("a", "other")),
+            (Type::Delete, group("g", "")),
+            (Type::Insert, group("g", "other")),
+        ]))
+        .await
+        .expect("written");
+    let again = mine.write(once).await.expect("repeated").into_inner();
+    assert!(again.repeated_request);
+    let key = v1::Agent {
+        uri: agent_uri("a"),
+        ..v1::Agent::default()
+    };
+    assert_eq!(again.entities[0].entity, Some(Body::Agent(key)));
+    assert_eq!(
+        again.entities[1].entity,
+        Some(Body::Group(v1::Group {
+            name: "g".into(),
+            ..v1::Group::default()
+        }))
+    );
+
+    let hiding = mine
+        .write(write([
+            (Type::Unspecified, agent("b", "t")),
+            (Type::Insert, grant("theirs")),
+        ]))
+        .await
+        .expect_err("refused");
+    assert_eq!(hiding.code(), Code::InvalidArgument, "{hiding}");
+    let denied = denials(&mut admin, 1).await;
+    let (call, what) = denied.last().expect("one");
+    assert_eq!(call, "Write");
+    assert!(what.contains("grant.agent_uri"), "{what}");
 }

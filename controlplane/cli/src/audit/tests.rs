@@ -179,3 +179,25 @@ fn what_was_forgotten_must_be_said_to_be() {
     let kept = verify(&chain.records[3..], &chain.keys(), Some(&third));
     assert!(kept.is_ok());
 }
+
+#[test]
+fn a_caller_who_names_a_call_prune_has_forgotten_nothing() {
+    let mut chain = Chain::of(5);
+    let third = chain.records[2].hash.clone();
+    chain.add(v1::AuditBody {
+        call: "prune".into(),
+        pruned_through: 3,
+        pruned_hash: third,
+        ..v1::AuditBody::default()
+    });
+    // What the controller wrote down of somebody who was denied.
+    chain.add(v1::AuditBody {
+        who: "spiffe://d/tenant/t/agent/a".into(),
+        call: "prune".into(),
+        code: 7,
+        ..v1::AuditBody::default()
+    });
+    let left = &chain.records[3..];
+    let whole = verify(left, &chain.keys(), None).expect("whole");
+    assert_eq!((whole.oldest, whole.newest), (4, 7));
+}

@@ -61,6 +61,7 @@ async fn whole(
     keys: &[Vec<u8>],
     head: Option<&[u8]>,
 ) -> Result<Output, Failure> {
+    let head_checked = head.is_some();
     let records = settings.api().await?.audit(0, 0).await?;
     let whole = verify(&records, keys, head).map_err(|broken| {
         let text = format!("the audit log is not whole: {broken}");
@@ -68,17 +69,23 @@ async fn whole(
     })?;
     let (oldest, newest, head) = (whole.oldest, whole.newest, hex(&whole.head));
     let text = match newest {
-        0 => "the audit log is empty\n".to_owned(),
+        0 => "the audit log is empty: so it is before the first change and never again; if there was one, all records are gone\n"
+            .to_owned(),
         _ => format!(
-            "whole: records {oldest} to {newest}\nhead: {head}\n{}",
+            "whole: records {oldest} to {newest}\nhead: {head}\n{}{}",
             match keys {
                 [] => "signed by one key, which was not checked: give --public-key\n",
                 _ => "",
-            }
+            },
+            match head_checked {
+                false => "whether newer records are missing was not checked: give --expect-head with a head that you noted before\n",
+                true => "",
+            },
         ),
     };
     let json = json!({
         "oldest": oldest, "newest": newest, "head": head, "key_checked": !keys.is_empty(),
+        "head_checked": head_checked,
     });
     Ok(Output::new("caplane.audit-check/1", json, text))
 }

@@ -51,8 +51,10 @@ impl Guard {
         if let Some(status) = status
             && status.code() == Code::PermissionDenied
         {
+            // A name that the caller made up could be taken for something that the controller did.
+            let known = least_caller(path).and_then(|_| path.rsplit('/').next());
             self.recorder.note(Note {
-                call: path.rsplit('/').next().unwrap_or(path).to_owned(),
+                call: known.unwrap_or("unknown").to_owned(),
                 what: status.message().to_owned(),
                 code: Code::PermissionDenied as i32,
                 ..caller

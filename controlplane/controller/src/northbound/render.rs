@@ -52,11 +52,33 @@ pub(super) fn entity(body: Body) -> v1::Entity {
 }
 
 impl View<'_> {
+    /// Whether what an update is about is in a tenant that the caller is not bound to.
+    fn is_anothers(&self, target: &Target) -> bool {
+        let (rib, scope) = (self.rib, self.scope);
+        match target {
+            Target::Agent(spec) => !scope.has_agent(rib, &spec.uri),
+            Target::Grant { agent, .. } | Target::Override { agent, .. } => {
+                !scope.has_agent(rib, agent)
+            }
+            Target::Group { name, .. } => rib
+                .group(name)
+                .is_some_and(|group| !scope.has_number(rib, group.tenant)),
+            // Nobody who is bound writes these.
+            Target::Router { .. }
+            | Target::Link { .. }
+            | Target::Tenant { .. }
+            | Target::Permission { .. }
+            | Target::Policy(_)
+            | Target::Policer(_) => false,
+        }
+    }
+
     /// What became of an update: the entity as it is now (an agent without its card), or the key
     /// of what was deleted.
     pub(super) fn written(&self, update: &Update) -> v1::Entity {
         let rib = self.rib;
-        let deleted = update.action == Action::Delete;
+        // Of what is not the caller's any more (a repeated request is answered later) it hears the key that it gave.
+        let deleted = update.action == Action::Delete || self.is_anothers(&update.target);
         let body = match &update.target {
             Target::Agent(spec) => Some(Body::Agent(match rib.agent(&spec.uri) {
                 Some(agent) if !deleted => self.agent(agent),

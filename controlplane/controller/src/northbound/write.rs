@@ -11,12 +11,12 @@ use tonic::{Code, Status};
 use super::errors::{broke, code, exceeded, not_committed, refused, update_status};
 use super::render::View;
 use super::{NorthboundService, rehearsal, rollout};
-use crate::access::{Principal, Scope};
+use crate::access::Principal;
 use crate::audit::{Note, words};
 use crate::change::confirm::{self, Start, Wait};
 use crate::change::once::{self, KEY_BYTES_MAX, RequestName};
 use crate::change::{Atomicity, Checked, Fault, Refusal, Update, parse, write};
-use crate::commit::{State, Transaction};
+use crate::commit::{CommitError, State, Transaction};
 use crate::knowledge::Knowledge;
 use crate::quota;
 use crate::record::{RefusedUpdate, RequestRecord};
@@ -74,14 +74,20 @@ pub(super) async fn write(
     let (dry_run, wait_live) = (order.dry_run, order.wait_live);
     let (state, sessions) = (service.state.clone(), service.sessions.clone());
     let work = move |tx: &mut Transaction<'_>| carry_out(tx, order, &state, &sessions);
+    let failed = |error: CommitError| {
+        if let Some(note) = denied_beside(&error, &denial) {
+            service.recorder.note(note);
+        }
+        not_committed(&error)
+    };
     let (generation, answer, diff) = if dry_run {
         let tried = service.committer.rehearse(work).await;
-        let tried = tried.map_err(|error| not_committed(&error))?;
+        let tried = tried.map_err(failed)?;
         let diff = rehearsal::diff(&tried.value);
         (tried.generation, tried.value.value, diff)
     } else {
         let done = service.committer.change(work).await;
-        let done = done.map_err(|error| not_committed(&error))?;
+        let done = done.map_err(failed)?;
         (done.generation, done.value, Vec::new())
     };
     let generation = answer.held_by.unwrap_or(generation);
@@ -93,7 +99,7 @@ pub(super) async fn write(
         let note = Note {
             what,
             code,
-            ..denial
+            ..denial.clone()
         };
         service.recorder.note(note);
     }
@@ -121,6 +127,27 @@ pub(super) async fn write(
         rollout,
         repeated_request: answer.held_by.is_some(),
         entities_left_out: answer.entities_left_out,
+    })
+}
+
+/// What was denied in a batch that was refused for another fault, which is all that the door sees of it.
+fn denied_beside(error: &CommitError, denial: &Note) -> Option<Note> {
+    let CommitError::Refused(first) = error else {
+        return None;
+    };
+    if first.fault == Fault::Denied {
+        return None;
+    }
+    let denied = |refusal: &&Refusal| refusal.fault == Fault::Denied;
+    let mut denied = first.about.further.iter().filter(denied);
+    let told = denied.next()?;
+    Some(Note {
+        what: match denied.count() {
+            0 => told.to_string(),
+            more => format!("{told} (and {more} more in the same batch)"),
+        },
+        code: Code::PermissionDenied as i32,
+        ..denial.clone()
     })
 }
 
@@ -282,7 +309,7 @@ fn answer(
         rib: tx.rib,
         knowledge,
         sessions,
-        scope: Scope::everything(),
+        scope: &order.caller.scope,
     };
     let (entities, entities_left_out) = if order.omit_entities {
         (Vec::new(), 0)
