@@ -9,7 +9,6 @@ use std::sync::Arc;
 use crate::audit::Note;
 use crate::change::{Action, Fault, Refusal, Target, Update};
 use crate::config::UriPattern;
-use crate::record::AgentRecord;
 use crate::rib::Rib;
 
 mod scope;
@@ -311,7 +310,8 @@ impl Principal {
         ))
     }
 
-    /// Refuses questions asked as an agent that is not its own; an empty `uri` asks as nobody, who sees everything.
+    /// Refuses questions asked as an agent that is not its own, and in the same words as one that nobody knows; an empty
+    /// `uri` asks as nobody, who sees everything.
     ///
     /// # Errors
     /// [`Fault::Denied`].
@@ -323,8 +323,11 @@ impl Principal {
             let reason = "must be set: you see what agents of your tenants see".to_owned();
             return Err(denied(field, uri, reason, "ask as one of your agents"));
         }
-        let tenant = rib.agent(uri).map(|agent: &Arc<AgentRecord>| agent.tenant);
-        self.in_scope(rib, field, uri, tenant)
+        if self.scope.has_agent(rib, uri) {
+            return Ok(());
+        }
+        let reason = "is no agent of your tenants".to_owned();
+        Err(denied(field, uri, reason, "ask as one of your agents"))
     }
 
     /// Refuses to end or extend somebody else's commit, to those who run nothing.

@@ -12,6 +12,7 @@ use prost::Message;
 
 use crate::store::{AuditRow, Store, StoreError};
 
+mod denials;
 mod key;
 mod recorder;
 pub mod words;
@@ -30,6 +31,9 @@ const WHAT_BYTES_MAX: usize = 2_048;
 
 /// Longest name of who called, from where and what (bytes).
 const NAME_BYTES_MAX: usize = 256;
+
+/// Records forgotten at once: the one writer waits meanwhile.
+const PRUNE_MAX: u64 = 4_096;
 
 /// Objects named in a record; the rest is counted.
 pub const NAMED_MAX: usize = 16;
@@ -192,7 +196,7 @@ impl Auditor {
         Ok(sealed)
     }
 
-    /// Forgets the oldest tenth, and says so in a record that names the last of them.
+    /// Forgets the oldest tenth, at most [`PRUNE_MAX`], and says so in a record that names the last of them.
     fn prune(
         &self,
         sealed: &mut Sealed,
@@ -204,6 +208,7 @@ impl Auditor {
         let keep = self.records_max - self.records_max / 10;
         let through = (sealed.head.sequence + 1)
             .saturating_sub(keep)
+            .min(sealed.head.oldest.saturating_add(PRUNE_MAX - 1))
             .min(self.head().sequence);
         let last = store.audit(through, 1)?.pop();
         let Some(last) = last.and_then(|row| v1::AuditRecord::decode(row.bytes.as_slice()).ok())

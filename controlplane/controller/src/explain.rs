@@ -1,9 +1,11 @@
 //! What would become of a message, and why: the question of northbound Explain, and its answer in words.
 //!
 //! The decisions themselves are `caplane-core`'s (`fabric.rs`). Refuses to know gRPC, and what routers hold beyond the
-//! generation they reported.
+//! generation they reported. Who is bound to tenants is told of others' agents, groups and tenants what the source may
+//! reach (`sight.rs`); whatever else there is, is not there for it.
 
 mod fabric;
+mod sight;
 
 use caplane_core::fib::{Entry, EntryKey, PolicyEntry, Rate};
 use caplane_core::forward::{Considered, Destination, Outcome, Verdict};
@@ -12,6 +14,7 @@ use caplane_proto::v1;
 use caplane_proto::v1::explain_request::{To, Without};
 use caplane_wire::{Flags, HEADER_LEN, Header, HeaderRepr, Label, LabelKind, TrafficClass};
 
+use crate::access::Scope;
 use crate::change::{Fault, Refusal};
 use crate::compile;
 use crate::knowledge::Knowledge;
@@ -19,6 +22,7 @@ use crate::record::{AgentRecord, SHARED_TENANT};
 use crate::rib::Rib;
 use crate::tables::TableKey;
 use fabric::{Asked, Fabric, Gone, Source, Visit};
+use sight::Sight;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +45,8 @@ pub struct Known<'a> {
     pub live: &'a dyn Fn(Label) -> u64,
     /// What Resolve found for a text, best first; empty when there is none.
     pub resolved: Vec<v1::Candidate>,
+    /// Whose things the answer may tell of, besides what the source may reach.
+    pub scope: &'a Scope,
 }
 
 /// Answers a question.
@@ -62,7 +68,8 @@ pub fn explain(
     let trace = |gone, recompiled| {
         let mut fabric =
             Fabric::new(rib, &source, asked, gone, recompiled).map_err(ExplainError::Fault)?;
-        let visits = fabric.walk(now, message).map_err(ExplainError::Fault)?;
+        let mut visits = fabric.walk(now, message).map_err(ExplainError::Fault)?;
+        sight::narrow(known, asked, &mut visits);
         Ok::<_, ExplainError>(known.trace(&visits, sender))
     };
     let without = |recompiled| match gone {
@@ -84,10 +91,13 @@ fn refuse(fault: Fault, field: &str, value: &str, reason: &str, remedy: &str) ->
 }
 
 fn registered<'a>(rib: &'a Rib, field: &str, uri: &str) -> Result<&'a AgentRecord, Refusal> {
-    rib.agent(uri).map(AsRef::as_ref).ok_or_else(|| {
-        let remedy = "look for it with `caplane agent list`";
-        refuse(Fault::Missing, field, uri, "is not registered", remedy)
-    })
+    let known = rib.agent(uri).map(AsRef::as_ref);
+    known.ok_or_else(|| unregistered(field, uri))
+}
+
+fn unregistered(field: &str, uri: &str) -> Refusal {
+    let remedy = "look for it with `caplane agent list`";
+    refuse(Fault::Missing, field, uri, "is not registered", remedy)
 }
 
 fn router(rib: &Rib, field: &str, name: &str) -> Result<Label, Refusal> {
@@ -217,9 +227,10 @@ fn message(
 impl Known<'_> {
     fn asked(&self, request: &v1::ExplainRequest, sender: &AgentRecord) -> Result<Asked, Refusal> {
         let rib = self.rib;
+        let sight = Sight::of(self, &sender.uri)?;
         let tenant = match request.tenant.as_str() {
             "" => sender.tenant,
-            name => match rib.tenant(name) {
+            name => match rib.tenant(name).filter(|tenant| sight.tenant(tenant)) {
                 Some(tenant) => tenant.id,
                 None => {
                     let remedy = "look for it with `caplane tenant list`";
@@ -240,8 +251,8 @@ impl Known<'_> {
                     "look for it with `caplane class find TEXT`",
                 )),
             },
-            Some(To::Agent(text)) => agent(rib, text).map(of),
-            Some(To::Group(name)) => match rib.group(name) {
+            Some(To::Agent(text)) => agent(rib, &sight, text).map(of),
+            Some(To::Group(name)) => match rib.group(name).filter(|group| sight.group(group)) {
                 Some(group) => Ok(of(group.label())),
                 None => {
                     let remedy = "look for it with `caplane group list`";
@@ -273,10 +284,18 @@ impl Known<'_> {
     }
 }
 
-fn agent(rib: &Rib, text: &str) -> Result<Label, Refusal> {
-    match text.parse::<Label>() {
-        Ok(label) if label.kind() == LabelKind::Agent => Ok(label),
-        _ => registered(rib, "agent", text).map(AgentRecord::label),
+/// A label that nobody has can be asked for too, by who may know that.
+fn agent(rib: &Rib, sight: &Sight<'_>, text: &str) -> Result<Label, Refusal> {
+    let label = text.parse::<Label>().ok();
+    let label = label.filter(|label| label.kind() == LabelKind::Agent);
+    let known = match label {
+        Some(label) => rib.agent_by_number(label.agent_number()),
+        None => rib.agent(text),
+    };
+    match (label, known.filter(|agent| sight.agent(agent))) {
+        (Some(label), known) if known.is_some() || !sight.is_bound() => Ok(label),
+        (None, Some(agent)) => Ok(agent.label()),
+        _ => Err(unregistered("agent", text)),
     }
 }
 

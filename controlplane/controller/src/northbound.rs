@@ -16,6 +16,7 @@ use crate::audit::Recorder;
 use crate::commit::{CommitError, Committer, State};
 use crate::quota::Limits;
 use crate::resolve::{ResolveError, resolve};
+use crate::rib::Rib;
 use crate::southbound::Sessions;
 use crate::store::Leader;
 
@@ -173,9 +174,9 @@ impl Northbound for NorthboundService {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let query = request.query.unwrap_or_default();
-        let may = caller.may_ask_as(&self.state.rib(), "asker", &request.asker);
-        may.map_err(|refusal| errors::refused(&refusal))?;
-        let answer = resolve(&self.state, &query, &request.asker, self.domain).await;
+        let asker = &request.asker;
+        let may = |rib: &Rib| caller.may_ask_as(rib, "asker", asker);
+        let answer = resolve(&self.state, &query, asker, self.domain, may).await;
         let (candidates, generation) = answer.map_err(|error| match error {
             ResolveError::Refused(refusal) => errors::refused(&refusal),
             ResolveError::NotCommitted(error) => errors::not_committed(&error),
@@ -199,9 +200,7 @@ impl Northbound for NorthboundService {
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         let caller = caller(&request)?;
         let request = request.into_inner();
-        let may = caller.may_ask_as(&self.state.rib(), "source", &request.source);
-        may.map_err(|refusal| errors::refused(&refusal))?;
-        let answer = explain::answer(self, &request).await?;
+        let answer = explain::answer(self, &caller, &request).await?;
         Ok(Response::new(answer))
     }
 }

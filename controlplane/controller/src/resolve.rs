@@ -49,7 +49,7 @@ pub enum ResolveError {
 }
 
 /// Answers a query in the administrative domain `domain`, and the generation that the answer holds for; `asker` is the
-/// URI of an agent, empty for an operator.
+/// URI of an agent, empty for an operator. `may` says whether whoever asks may ask that, in the state of the answer.
 ///
 /// # Errors
 /// [`ResolveError`].
@@ -58,10 +58,14 @@ pub async fn resolve(
     query: &v1::Resolve,
     asker: &str,
     domain: u32,
+    may: impl Fn(&Rib) -> Result<(), Refusal>,
 ) -> Result<(Vec<v1::Candidate>, u64), ResolveError> {
     let question = Question::understand(state.knowledge(), query, domain)?;
     let (answer, generation) = state
-        .read(|rib| question.answer(rib, state.knowledge(), asker))
+        .read(|rib| {
+            may(rib)?;
+            question.answer(rib, state.knowledge(), asker)
+        })
         .await?;
     Ok((answer?, generation))
 }
@@ -95,7 +99,7 @@ struct Found {
 }
 
 /// Who asks.
-enum Asker<'a> {
+pub(crate) enum Asker<'a> {
     /// Operators see everything.
     Operator,
     /// An agent, and what its policy group may reach.
@@ -237,7 +241,7 @@ fn meant(knowledge: &Knowledge, text: &str, classes: usize) -> Vec<Found> {
 }
 
 impl<'a> Asker<'a> {
-    fn of(rib: &'a Rib, uri: &str) -> Result<Self, Refusal> {
+    pub(crate) fn of(rib: &'a Rib, uri: &str) -> Result<Self, Refusal> {
         if uri.is_empty() {
             return Ok(Self::Operator);
         }
@@ -268,13 +272,11 @@ impl<'a> Asker<'a> {
     }
 
     /// By permission on the whole tenant, or on a class the agent serves.
-    fn agent(&self, rib: &Rib, agent: &AgentRecord) -> bool {
+    pub(crate) fn agent(&self, rib: &Rib, agent: &AgentRecord) -> bool {
         match self {
             Self::Operator => true,
-            Self::Agent { allow, .. } => {
-                allow
-                    .iter()
-                    .any(|allow| allow.tenant == agent.tenant && allow.label.is_none())
+            Self::Agent { .. } => {
+                self.whole(agent.tenant)
                     || rib
                         .memberships(agent)
                         .iter()
@@ -283,8 +285,18 @@ impl<'a> Asker<'a> {
         }
     }
 
+    /// Whether it may reach the whole of a tenant, its groups too.
+    pub(crate) fn whole(&self, tenant: u32) -> bool {
+        match self {
+            Self::Operator => true,
+            Self::Agent { allow, .. } => allow
+                .iter()
+                .any(|allow| allow.tenant == tenant && allow.label.is_none()),
+        }
+    }
+
     /// Tenants to look in, the nearest first.
-    fn tenants(&self, rib: &Rib) -> Vec<u32> {
+    pub(crate) fn tenants(&self, rib: &Rib) -> Vec<u32> {
         match self {
             Self::Operator => rib.tenant_ids().collect(),
             Self::Agent { agent, allow } => {

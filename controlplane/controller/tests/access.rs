@@ -5,6 +5,7 @@ mod bed;
 use bed::{Controller, agent_uri, router_uri};
 use caplane_proto::v1;
 use caplane_proto::v1::entity::Entity as Body;
+use caplane_proto::v1::explain_request::To;
 use caplane_proto::v1::northbound_client::NorthboundClient;
 use caplane_proto::v1::read_request::Kind;
 use caplane_proto::v1::update::Type;
@@ -321,6 +322,111 @@ async fn a_bound_orchestrator_sees_and_writes_its_tenants_only() {
     ];
     let expected = expected.map(|(kind, name, removed)| (kind, name.to_owned(), removed));
     assert_eq!(told, expected);
+}
+
+/// What Explain said, the names asked for left out.
+async fn explained(client: &mut Client, request: v1::ExplainRequest, names: &[&str]) -> String {
+    let told = match client.explain(request).await {
+        Ok(answer) => format!("{:?}", answer.into_inner()),
+        Err(status) => format!("{:?} {}", status.code(), status.message()),
+    };
+    names
+        .iter()
+        .fold(told, |told, name| told.replace(name, "it"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_viewer_is_told_no_more_of_others_than_of_what_is_not_there() {
+    const VIEWER: &str = "spiffe://caplane.local/viewer/bound";
+    let bound =
+        format!("{ROLES}[[roles]]\nwho = \"{VIEWER}\"\nrole = \"viewer\"\ntenants = [\"t\"]\n");
+    let controller = Controller::with(&bound);
+    let mut admin = controller.operator().await;
+    let router = Body::Router(v1::Router {
+        name: "r1".into(),
+        uri: router_uri("r1"),
+        ..v1::Router::default()
+    });
+    let world = [
+        (Type::Insert, router),
+        (Type::Insert, tenant("t")),
+        (Type::Insert, tenant("other")),
+        (Type::Insert, agent("mine", "t")),
+        (Type::Insert, agent("mine2", "t")),
+        (Type::Insert, agent("theirs", "other")),
+        (Type::Insert, group("ours", "t")),
+        (Type::Insert, group("their-group", "other")),
+    ];
+    admin.write(write(world)).await.expect("written");
+    let agents = read(&mut admin, Kind::Agent, 0).await;
+    let label = |name: &str| {
+        let found = agents.iter().find_map(|body| match body {
+            Body::Agent(agent) if agent.uri == agent_uri(name) => Some(agent.label),
+            _ => None,
+        });
+        caplane_wire::Label::from_bits(found.expect("there")).to_string()
+    };
+    let ask = |source: &str, to: To| v1::ExplainRequest {
+        source: agent_uri(source),
+        router: "r1".into(),
+        to: Some(to),
+        ..v1::ExplainRequest::default()
+    };
+    let mut viewer = controller.caller(VIEWER).await;
+    type Make = fn(String) -> To;
+    let named: [(Make, String, String, String); 3] = [
+        (
+            To::Agent,
+            agent_uri("theirs"),
+            agent_uri("nobody"),
+            agent_uri("mine2"),
+        ),
+        (
+            To::Agent,
+            label("theirs"),
+            "agent:4000000".to_owned(),
+            label("mine2"),
+        ),
+        (
+            To::Group,
+            "their-group".to_owned(),
+            "no-group".to_owned(),
+            "ours".to_owned(),
+        ),
+    ];
+    for (to, theirs, nobody, ours) in named {
+        let names = [theirs.as_str(), nobody.as_str()];
+        let foreign = explained(&mut viewer, ask("mine", to(theirs.clone())), &names).await;
+        let unknown = explained(&mut viewer, ask("mine", to(nobody.clone())), &names).await;
+        assert_eq!(foreign, unknown);
+        assert!(foreign.starts_with("NotFound"), "{foreign}");
+        // Who is bound to nothing is told what becomes of it, the bound one of what its agent may reach.
+        let whole = explained(&mut admin, ask("mine", to(theirs)), &[]).await;
+        assert!(whole.contains("hops: [Hop"), "{whole}");
+        let own = explained(&mut viewer, ask("mine", to(ours)), &[]).await;
+        assert!(own.contains("hops: [Hop"), "{own}");
+    }
+    let path = || To::Path("travel".into());
+    let of = |tenant: &str| v1::ExplainRequest {
+        tenant: tenant.into(),
+        ..ask("mine", path())
+    };
+    let names = ["other", "no-tenant"];
+    let foreign = explained(&mut viewer, of("other"), &names).await;
+    let unknown = explained(&mut viewer, of("no-tenant"), &names).await;
+    assert_eq!(foreign, unknown);
+    assert!(foreign.starts_with("NotFound"), "{foreign}");
+    // Nor can one ask as another's, or find out so whether it is there.
+    let (theirs, nobody) = (agent_uri("theirs"), agent_uri("nobody"));
+    let names = [theirs.as_str(), nobody.as_str()];
+    for to in [path(), To::Text("book a hotel".into())] {
+        let foreign = explained(&mut viewer, ask("theirs", to.clone()), &names).await;
+        assert_eq!(
+            foreign,
+            explained(&mut viewer, ask("nobody", to), &names).await
+        );
+        assert!(foreign.starts_with("PermissionDenied"), "{foreign}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -157,3 +157,49 @@ async fn writes_denials_and_readers_are_recorded_and_the_chain_survives_sigkill(
     };
     assert_eq!(log(&mut admin, page).await, std::slice::from_ref(last));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_nothing_and_a_flood_of_denials_push_nothing_out() {
+    const VIEWER: &str = "spiffe://caplane.local/viewer/v";
+    let roles = format!("[[roles]]\nwho = \"{VIEWER}\"\nrole = \"viewer\"\n");
+    let controller = Controller::with(&roles);
+    let mut admin = controller.operator().await;
+    let waits = v1::WriteRequest {
+        confirm: Some(v1::CommitConfirmed::default()),
+        ..add("t")
+    };
+    let written = admin.write(waits).await.expect("written").into_inner();
+    let confirm = v1::ConfirmRequest {
+        id: written.pending.expect("it waits").id,
+        action: v1::confirm_request::Action::Confirm.into(),
+        ..v1::ConfirmRequest::default()
+    };
+    for _ in 0..5 {
+        admin.confirm(confirm.clone()).await.expect("confirmed");
+    }
+    let mut viewer = controller.caller(VIEWER).await;
+    for _ in 0..300 {
+        let status = viewer.write(add("u")).await.expect_err("denied");
+        assert_eq!(status.code(), Code::PermissionDenied);
+    }
+    // The next record of this kind, that the log was read, says how many were counted only.
+    let begun = Instant::now();
+    let bodies = loop {
+        let bodies = all(&mut admin).await;
+        if bodies.iter().any(|body| body.call == "ReadAudit") {
+            break bodies;
+        }
+        assert!(begun.elapsed() < DEADLINE, "not recorded");
+        // As above.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let of = |call: &str, code: Code| {
+        let fits = |body: &&v1::AuditBody| body.call == call && body.code == code as i32;
+        bodies.iter().filter(fits).count() as u64
+    };
+    assert_eq!(of("Confirm", Code::Ok), 1);
+    let denials = of("Write", Code::PermissionDenied);
+    assert!((20..=21).contains(&denials), "{denials}");
+    let counted: u64 = bodies.iter().map(|body| body.left_out).sum();
+    assert_eq!(denials + counted, 300);
+}

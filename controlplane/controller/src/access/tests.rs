@@ -308,9 +308,14 @@ fn questions_are_asked_as_ones_own_and_commits_are_ended_by_their_own() {
     let mine = bound(Role::Viewer, &["t"], None);
     let ask = |caller: &Principal, uri: &str| caller.may_ask_as(&rib, "asker", uri).is_ok();
     assert!(ask(&mine, &agent_uri("a")));
-    // Not registered: that is for the question to say.
-    assert!(ask(&mine, &agent_uri("nobody")));
-    assert!(!ask(&mine, &agent_uri("b")) && !ask(&mine, ""));
+    assert!(!ask(&mine, ""));
+    // What is another's is refused as what is not there.
+    let refused = |name: &str| {
+        let refusal = mine.may_ask_as(&rib, "asker", &agent_uri(name));
+        let refusal = refusal.expect_err("denied").to_string();
+        refusal.replace(&agent_uri(name), "it")
+    };
+    assert_eq!(refused("b"), refused("nobody"));
     let free = caller(Role::Viewer);
     assert!(ask(&free, &agent_uri("b")) && ask(&free, ""));
     for (role, others) in [(Role::Orchestrator, false), (Role::Operator, true)] {

@@ -1,15 +1,17 @@
 //! Records what happened without a change of its own: denials, and who read the log.
 //!
-//! Bounded, since whoever is denied must not fill the disk: what comes faster than [`PER_SECOND`] is counted, and the next
-//! record says how many. Several are stored at once.
+//! Bounded, since whoever is denied must neither fill the disk nor push what was done out of the log: a denial beyond what
+//! is due ([`Denials`]), and what comes faster than [`PER_SECOND`], is counted, and the next record says how many. Several
+//! are stored at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
 use super::Note;
+use super::denials::Denials;
 use crate::commit::Committer;
 
 /// Records of this kind in a second.
@@ -29,6 +31,7 @@ const WAITING_MAX: usize = 2 * PER_SECOND;
 pub struct Recorder {
     waiting: mpsc::Sender<Note>,
     left_out: Arc<AtomicU64>,
+    denials: Arc<Mutex<Denials>>,
 }
 
 impl Recorder {
@@ -42,6 +45,7 @@ impl Recorder {
         let recorder = Self {
             waiting,
             left_out: left_out.clone(),
+            denials: Arc::new(Mutex::new(Denials::new(Instant::now()))),
         };
         (
             recorder,
@@ -49,9 +53,11 @@ impl Recorder {
         )
     }
 
-    /// Notes something, or counts it when too much waits already. Never waits.
+    /// Notes something, or counts it when too much waits already or too much was denied lately. Never waits.
     pub fn note(&self, note: Note) {
-        if self.waiting.try_send(note).is_err() {
+        let denials = || self.denials.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = note.code == 0 || denials().take(&note.who, Instant::now());
+        if !due || self.waiting.try_send(note).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -38,11 +38,20 @@ fn ask(source: &str, to: To) -> v1::ExplainRequest {
 }
 
 fn explained(rib: &Rib, request: &v1::ExplainRequest) -> Result<v1::ExplainResponse, ExplainError> {
+    explained_to(rib, request, Scope::everything())
+}
+
+fn explained_to(
+    rib: &Rib,
+    request: &v1::ExplainRequest,
+    scope: &Scope,
+) -> Result<v1::ExplainResponse, ExplainError> {
     let known = Known {
         rib,
         knowledge: &knowledge(),
         live: &|_| 0,
         resolved: Vec::new(),
+        scope,
     };
     explain(&known, request, NOW)
 }
@@ -276,7 +285,7 @@ proptest! {
             let told = explained(&rib, &request).expect("an answer");
             let sender = rib.agent(&request.source).expect("there").clone();
             let source = source(&rib, &sender, ingress, &mut Vec::new()).expect("somewhere");
-            let known = Known { rib: &rib, knowledge: &knowledge(), live: &|_| 0, resolved: Vec::new() };
+            let known = Known { rib: &rib, knowledge: &knowledge(), live: &|_| 0, resolved: Vec::new(), scope: Scope::everything() };
             let asked = known.asked(&request, &sender).expect("asked");
             let message = message(&request, &source, asked).expect("a message");
             let gone = super::gone(&rib, &request, &source).expect("gone");
@@ -492,4 +501,42 @@ fn questions_without_sense_are_refused_with_field_and_remedy() {
         refused.to_string().contains("is attached nowhere"),
         "{refused}"
     );
+}
+
+/// `a` of t1 may reach "travel/hotels" of t2; of t2 `x` serves "travel" itself, and nobody anything below.
+#[test]
+fn who_is_bound_is_not_told_whom_policy_hides() {
+    let mut rib = Rib::new();
+    let updates = [
+        insert(router("r1")),
+        insert(tenant("t1")),
+        insert(tenant("t2")),
+        insert(agent("a", "t1", &[])),
+        insert(agent("x", "t2", &[])),
+        insert(permission("t1", "t2", "travel/hotels")),
+    ];
+    apply(&mut rib, &updates).expect("accepted");
+    up(&mut rib, "r1", "a", 1);
+    up(&mut rib, "r1", "x", 1);
+    let request = v1::ExplainRequest {
+        tenant: "t2".into(),
+        ..ask("a", To::Path("travel/hotels".into()))
+    };
+    let t1 = Scope::of(Some(&["t1".to_owned()]));
+    let told = |rib: &Rib, scope: &Scope| {
+        let answer = explained_to(rib, &request, scope).expect("an answer");
+        answer.now.expect("now")
+    };
+    let nobody = told(&rib, &t1);
+    assert_eq!(nobody.outcome, "dropped: no_route at r1");
+    apply(&mut rib, &[insert(grant("x", "travel"))]).expect("accepted");
+    // Who sees everything is told why.
+    let whole = told(&rib, Scope::everything());
+    assert_eq!(whole.outcome, "dropped: policy_denied at r1");
+    assert_eq!(whole.hops[0].considered[0].verdict, "denied");
+    let live = |trace: v1::Trace| (trace.outcome, trace.hops[0].considered.clone());
+    assert_eq!(live(told(&rib, &t1)), live(nobody));
+    // Its own tenant's are no secret.
+    let both = Scope::of(Some(&["t1".to_owned(), "t2".to_owned()]));
+    assert_eq!(told(&rib, &both).outcome, "dropped: policy_denied at r1");
 }

@@ -64,17 +64,22 @@ fn say(
     if let Some(record) = tx.rib.pending(generation) {
         caller.may_end(generation, &record.caller)?;
     }
-    tx.notes.push(Note {
-        request_sha256: digest,
-        ..caller.note("Confirm", format!("{what} commit {generation}"))
-    });
-    let caller = &caller.uri;
-    tx.made_by(caller, format!("{what} commit {generation}"));
-    match word {
-        Word::Confirm => confirm::confirm(tx, generation, caller),
-        Word::Cancel => confirm::cancel(tx, generation, caller),
+    let before = tx.rib.mark();
+    let who = &caller.uri;
+    tx.made_by(who, format!("{what} commit {generation}"));
+    let record = match word {
+        Word::Confirm => confirm::confirm(tx, generation, who),
+        Word::Cancel => confirm::cancel(tx, generation, who),
         Word::Extend { seconds } => confirm::extend(tx, generation, seconds),
+    }?;
+    // Said once more it changes nothing, and is no record that pushes others out.
+    if tx.rib.changed_since(before) {
+        tx.notes.push(Note {
+            request_sha256: digest,
+            ..caller.note("Confirm", format!("{what} commit {generation}"))
+        });
     }
+    Ok(record)
 }
 
 fn check(request: &v1::ConfirmRequest) -> Result<(u64, Word), Refusal> {

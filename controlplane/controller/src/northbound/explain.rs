@@ -10,21 +10,25 @@ use tonic::Status;
 
 use super::NorthboundService;
 use super::errors::{broke, not_committed, refused};
+use crate::access::Principal;
 use crate::explain::{ExplainError, Known, explain};
 use crate::resolve::{ResolveError, resolve};
+use crate::rib::Rib;
 
 pub(super) async fn answer(
     service: &NorthboundService,
+    caller: &Principal,
     request: &v1::ExplainRequest,
 ) -> Result<v1::ExplainResponse, Status> {
     let (state, sessions) = (&service.state, &service.sessions);
+    let may = |rib: &Rib| caller.may_ask_as(rib, "source", &request.source);
     let resolved = match &request.to {
         Some(To::Text(text)) if state.rib().agent(&request.source).is_some() => {
             let query = v1::Resolve {
                 target: Some(Target::Text(text.clone())),
                 ..v1::Resolve::default()
             };
-            let answer = resolve(state, &query, &request.source, service.domain).await;
+            let answer = resolve(state, &query, &request.source, service.domain, may).await;
             let (candidates, _) = answer.map_err(|error| match error {
                 ResolveError::Refused(refusal) => refused(&refusal),
                 ResolveError::NotCommitted(error) => not_committed(&error),
@@ -40,11 +44,13 @@ pub(super) async fn answer(
     };
     let (answer, _) = state
         .read(|rib| {
+            may(rib)?;
             let known = Known {
                 rib,
                 knowledge: state.knowledge(),
                 live: &|router| sessions.status(router).live_generation,
                 resolved,
+                scope: &caller.scope,
             };
             explain(&known, request, now)
         })

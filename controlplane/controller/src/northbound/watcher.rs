@@ -43,7 +43,8 @@ pub(super) const WATCHES_MAX: usize = 256;
 /// Bytes of a message, but for the entity that passes it.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Entities looked at under one lock: the writer waits for no more than that.
+/// Entities told under one lock: the writer waits for no more than that. What is passed by on the way to them is bounded by
+/// [`read::LOOK_MAX`].
 const LOOK_MAX: usize = 64;
 
 /// Least time between two looks at what changed: what changes often is told this often.
@@ -227,7 +228,7 @@ impl Watcher {
         let mut after = String::new();
         loop {
             let (key, from) = (self.wanted.key.clone(), after.clone());
-            let rows = self
+            let slice = self
                 .look(move |view| {
                     let window = read::Window {
                         key: &key,
@@ -237,13 +238,13 @@ impl Watcher {
                     read::rows(view, kind, &window)
                 })
                 .await?;
-            let last = rows.last().map(|row| row.token.clone());
-            let more = rows.len() == LOOK_MAX;
-            self.add(rows.into_iter().map(Told::from).collect()).await?;
-            match last {
-                Some(last) if more => after = last,
-                _ => return self.flush(self.at).await,
+            let told = slice.rows.into_iter().map(Told::from).collect();
+            self.add(told).await?;
+            match slice.rest {
+                Some(rest) => after = rest,
+                None => return self.flush(self.at).await,
             }
+            tokio::task::yield_now().await;
         }
     }
 

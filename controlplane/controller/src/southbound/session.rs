@@ -17,6 +17,7 @@ use crate::change::attach;
 use crate::commit::{CommitError, now_unix_ms};
 use crate::record::RouterRecord;
 use crate::resolve::resolve;
+use crate::rib::Rib;
 use crate::store::{ElectionId, new_store_id};
 
 /// From the call to `SessionOpen`.
@@ -329,7 +330,17 @@ async fn answer(service: &SouthboundService, relay: v1::ResolveRelay) -> v1::Res
     if relay.asker.is_empty() {
         answer.error = "the relay names no asker".into();
     } else {
-        match resolve(&service.state, &query, &relay.asker, service.domain).await {
+        // A router asks for the agents that are attached to it.
+        let anybody = |_: &Rib| Ok(());
+        match resolve(
+            &service.state,
+            &query,
+            &relay.asker,
+            service.domain,
+            anybody,
+        )
+        .await
+        {
             Ok((candidates, generation)) => {
                 answer.candidates = fitting(candidates);
                 answer.generation = generation;

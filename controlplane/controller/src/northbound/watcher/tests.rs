@@ -26,7 +26,7 @@ fn world(rib: &Rib, scope: &Scope) -> BTreeMap<Vec<u8>, v1::Entity> {
         limit: usize::MAX,
     };
     let rows = wanted.kinds.iter();
-    rows.flat_map(|kind| read::rows(&view, *kind, &window))
+    rows.flat_map(|kind| read::rows(&view, *kind, &window).rows)
         .map(|row| (key_of(&row.entity), row.entity))
         .collect()
 }
