@@ -477,11 +477,22 @@ async fn a_rehearsal_leaves_no_trace_and_tells_what_the_write_then_does() {
 }
 
 #[tokio::test]
+async fn a_rehearsal_does_not_claim_what_others_of_its_group_do() {
+    // The writer may wake between the two, and take them one after the other: then there is nothing to see.
+    for _ in 0..100 {
+        if rehearsed_beside_a_write().await {
+            return;
+        }
+    }
+    panic!("the two were never in one group");
+}
+
+/// Rehearses in the group of a write, and looks; false when they came into groups of their own.
 #[expect(
     clippy::await_holding_lock,
     reason = "the lock is what makes the changes wait; queueing them does not need it"
 )]
-async fn a_rehearsal_does_not_claim_what_others_of_its_group_do() {
+async fn rehearsed_beside_a_write() -> bool {
     let store = Arc::new(MemoryStore::default());
     let (state, committer) = open(&store);
     let good = |name: &str| checked(&[insert(agent(name, "", &[]))]).expect("good");
@@ -505,10 +516,9 @@ async fn a_rehearsal_does_not_claim_what_others_of_its_group_do() {
     assert_eq!(written.done().await.expect("accepted").generation, 1);
     let tried = tried.await.expect("tried");
     let keys: Vec<TableKey> = tried.value.differences.into_iter().map(|d| d.key).collect();
-    // Its policy group came with the agent before it.
+    // Its policy group came with the agent before it, in the same group or in the one before.
     assert_eq!(keys, [TableKey::Shared(EntryKey::Identity(agent_uri("c")))]);
-    assert_eq!(
-        tried.generation, 0,
-        "the group's own generation may hold more"
-    );
+    // The group's own generation may hold more than what was tried.
+    assert!(tried.generation <= 1);
+    tried.generation == 0
 }
