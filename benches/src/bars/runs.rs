@@ -141,8 +141,20 @@ mod tests {
                 assert_eq!(faults(&[run(), bad.clone()], loss), [named]);
             }
         }
-        let lossy = Report { lost: 7, ..run() };
-        assert_eq!(faults([&lossy], Loss::Fault), ["7 messages lost"]);
+        let lossy = Report {
+            target: "r".into(),
+            lost: 7,
+            expected: 100,
+            notices: [("OVERLOADED".to_owned(), 5)].into(),
+            ..run()
+        };
+        assert_eq!(
+            faults([&run(), &lossy], Loss::Fault),
+            [
+                "7 messages lost",
+                "run 2 of 2 (r) lost 7 of 100: its senders were told 5 x OVERLOADED"
+            ]
+        );
         assert_eq!(faults([&lossy], Loss::Figure), [""; 0]);
     }
 
