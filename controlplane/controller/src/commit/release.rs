@@ -114,6 +114,10 @@ impl State {
         while let Some(row) = queue.rows.pop_front_if(|row| met(row)) {
             newest = Some(row.generation);
             verdicts.extend(row.verdicts);
+            // What comes next waits for what goes out now: its own time begins here.
+            if let Some(next) = queue.rows.front_mut() {
+                next.since = Instant::now();
+            }
         }
         if let Some(generation) = newest {
             self.tables_mut().release(generation);

@@ -31,7 +31,11 @@ pub(super) fn entry(rib: &Rib, id: u32) -> Option<PolicyEntry> {
         allow: allow(rib, tenant, policy),
         reply_tenants: match tenant {
             0 => Vec::new(),
-            _ => rib.permissions_to(tenant).collect(),
+            _ => {
+                // Whoever may reach all of its tenant may answer it; who reaches less answers all the same.
+                let own = policy.filter(|policy| policy.nothing_else).map(|_| tenant);
+                rib.permissions_to(tenant).chain(own).collect()
+            }
         },
         reply_all: tenant == 0,
         priority_max: priority.min(most.min(7) as u8),

@@ -295,6 +295,7 @@ fn a_policy_says_what_its_agents_reach_and_a_policer_what_they_send() {
     assert_eq!(fabric.identity("a1").policy, group.id);
     assert_eq!((group.tenant, group.priority_max), (a, 3));
     assert_eq!(group.allow, [hotels]);
+    assert_eq!(group.reply_tenants, [a], "its own tenant hears its answers");
     assert_eq!(group.rate.map(|rate| rate.messages_per_second), Some(7));
     let limits: Vec<_> = group
         .class_rates
@@ -330,6 +331,7 @@ fn a_policy_says_what_its_agents_reach_and_a_policer_what_they_send() {
         label: class("class:2"),
     };
     assert_eq!(group.allow, [whole(a), whole(0), finance, whole(b)]);
+    assert!(group.reply_tenants.is_empty());
     for group in [group, fabric.policy("a")] {
         assert_eq!(group.rate.map(|rate| rate.messages_per_second), Some(7));
         assert_eq!(group.priority_max, 6);

@@ -189,20 +189,19 @@ pub(super) fn named(rib: &Rib, tenant: u32, spec: &AgentSpec) -> Result<u32, Ref
         rib.policies_after("")
             .filter(|policy| policy.tenant == tenant)
     };
-    let (fault, reason, remedy) = match rib.policy(&spec.policy) {
-        Some(policy) if policy.tenant == tenant => return Ok(policy.number),
-        Some(_) => (
-            Fault::State,
-            "is not a policy of the agent's tenant",
-            "name one of its tenant's, or none",
-        ),
-        None => (
-            Fault::Missing,
-            "there is no such policy",
-            "INSERT the policy first; it may stand earlier in the same batch",
-        ),
-    };
-    let refusal = Refusal::new(fault, "policy", &spec.policy, reason, remedy);
+    if let Some(policy) = rib.policy(&spec.policy)
+        && policy.tenant == tenant
+    {
+        return Ok(policy.number);
+    }
+    // The same whether another tenant has one of this name: whoever is bound to this one is not told.
+    let refusal = Refusal::new(
+        Fault::Missing,
+        "policy",
+        &spec.policy,
+        "is not a policy of the agent's tenant",
+        "name one of its tenant's or none, or INSERT it first; it may stand earlier in the same batch",
+    );
     Err(refusal.accepting(of_tenant().map(|policy| policy.name.as_str())))
 }
 
@@ -350,13 +349,13 @@ mod tests {
             ),
             (
                 insert(named("b", "u", "p")),
-                Fault::State,
+                Fault::Missing,
                 "updates[0].agent.policy \"p\": is not a policy of the agent's tenant",
             ),
             (
                 insert(named("b", "t", "q")),
                 Fault::Missing,
-                "updates[0].agent.policy \"q\": there is no such policy; INSERT the policy",
+                "updates[0].agent.policy \"q\": is not a policy of the agent's tenant; name one",
             ),
             (
                 modify(held("u", "none")),
