@@ -9,7 +9,7 @@
 //! answered before it is durable.
 //!
 //! Of several controllers one leads; in the others the same thread follows what the leader
-//! committed, batch by batch, and refuses changes (see [`role`]).
+//! committed, batch by batch, and refuses changes (see `commit/role.rs`).
 //!
 //! Invariant: what [`State::tables`] shows is durable. The RIB may be one group
 //! ahead; [`State::read`] answers from it only when that group is durable too.

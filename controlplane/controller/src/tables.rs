@@ -6,7 +6,7 @@
 //! log reaches gets a snapshot.
 //!
 //! Some generations are *held back*: they are in force here, and no router may
-//! have them yet ([`held.rs`](held)). What is compiled is compared with the
+//! have them yet (`tables/held.rs`). What is compiled is compared with the
 //! newest; what routers get is what was released.
 //!
 //! Refuses to know why an entry is what it is, why one is held back, how it

@@ -28,7 +28,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct PeerIdentity {
     /// The one URI of its certificate; `unix:uid/<number>` of a process on this machine.
     pub uri: Arc<str>,
-    /// Where it called from: "ip:port" or "unix:pid/<number>".
+    /// Where it called from: "ip:port" or `unix:pid/<number>`.
     pub address: Arc<str>,
 }
 
